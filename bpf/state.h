@@ -1,0 +1,210 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* The life of a connection, told by the state changes of its socket (RFC 9293 section 3.3.2). */
+#ifndef CONNSPAN_STATE_H
+#define CONNSPAN_STATE_H
+
+#include "emit.h"
+
+#include <bpf/bpf_endian.h>
+
+/* Only where a process itself drives the socket: in softirq, current is whoever was interrupted. */
+static __always_inline void own(struct conn *c, enum owner_source source)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct task_struct *leader = task->group_leader;
+	struct control *ctl = control();
+
+	c->pid = task->tgid;
+	c->uid = (__u32)bpf_get_current_uid_gid();
+	c->owner_started = leader->start_boottime;
+	__builtin_memcpy(c->comm, leader->comm, sizeof(c->comm));
+	c->owner_source = source;
+	if (ctl && c->pid == ctl->self)
+		c->flags |= FLAG_EXCLUDED;
+}
+
+static __always_inline bool is_v4_mapped(const __be32 addr[4])
+{
+	return !addr[0] && !addr[1] && addr[2] == bpf_htonl(0xffff);
+}
+
+static __always_inline void set_addr4(__u8 to[16], __be32 addr)
+{
+	__builtin_memset(to, 0, 16);
+	__builtin_memcpy(to, &addr, sizeof(addr));
+}
+
+static __always_inline void name_ports(struct conn *c, struct sock *sk, struct tcp_sock *tp)
+{
+	/* Not skc_num: that is 0 again by the time of the final CLOSE. */
+	__u16 port = bpf_ntohs(tp->inet_conn.icsk_inet.inet_sport);
+
+	if (port)
+		c->local_port = port;
+	c->peer_port = bpf_ntohs(sk->__sk_common.skc_dport);
+}
+
+static __always_inline void name_ends(struct conn *c, struct sock *sk, struct tcp_sock *tp)
+{
+	__be32 local[4], peer[4];
+
+	name_ports(c, sk, tp);
+	c->family = sk->__sk_common.skc_family;
+	if (c->family == AF_INET) {
+		set_addr4(c->local_addr, sk->__sk_common.skc_rcv_saddr);
+		set_addr4(c->peer_addr, sk->__sk_common.skc_daddr);
+		return;
+	}
+	__builtin_memcpy(local, &sk->__sk_common.skc_v6_rcv_saddr.in6_u, sizeof(local));
+	__builtin_memcpy(peer, &sk->__sk_common.skc_v6_daddr.in6_u, sizeof(peer));
+	if (is_v4_mapped(peer)) {
+		c->family = AF_INET;
+		set_addr4(c->local_addr, local[3]);
+		set_addr4(c->peer_addr, peer[3]);
+		return;
+	}
+	__builtin_memcpy(c->local_addr, local, sizeof(local));
+	__builtin_memcpy(c->peer_addr, peer, sizeof(peer));
+}
+
+/*
+ * A socket may carry several connections, one after the other (connect(AF_UNSPEC)), so the ordinal
+ * goes on: it numbers the events of the socket.
+ */
+static __always_inline void begin(struct conn *c, enum role role)
+{
+	c->began = 0;
+	c->established = 0;
+	c->local_isn = 0;
+	c->peer_isn = 0;
+	c->states = 0;
+	c->closer = CLOSER_NONE;
+	c->role = role;
+	c->local_port = 0;
+	c->flags &= FLAG_EXCLUDED;
+}
+
+static __always_inline void listening(struct conn *c)
+{
+	begin(c, ROLE_UNKNOWN);
+	c->flags = 0;
+	own(c, OWNER_LISTEN);
+}
+
+static __always_inline void connecting(struct conn *c, struct sock *sk, struct tcp_sock *tp)
+{
+	begin(c, ROLE_CLIENT);
+	c->flags = 0;
+	own(c, OWNER_CONNECT);
+	c->began = bpf_ktime_get_ns();
+	name_ends(c, sk, tp);
+}
+
+/* A child has inherited its listener's storage, owner and all; its cookie is a new one. */
+static __always_inline void accepting(struct conn *c)
+{
+	begin(c, ROLE_SERVER);
+	c->ordinal = 0;
+}
+
+static __always_inline void finishing(struct conn *c, enum closer closer)
+{
+	if (c->closer == CLOSER_NONE)
+		c->closer = closer;
+	if (closer == CLOSER_LOCAL && c->owner_source == OWNER_UNKNOWN)
+		own(c, OWNER_CLOSE);
+}
+
+static __always_inline void closed(struct conn *c, struct sock *sk, struct tcp_sock *tp, int old)
+{
+	if (old == TCP_LISTEN)
+		return;
+	if (old == TCP_SYN_SENT)
+		name_ports(c, sk, tp);
+	else if (!c->established)
+		name_ends(c, sk, tp);
+	emit(sk, tp, c, old == TCP_SYN_SENT || old == TCP_SYN_RECV ? KIND_FAILED : KIND_CLOSED, old);
+}
+
+static __always_inline void step(struct conn *c, struct sock *sk, struct tcp_sock *tp, int old, int new)
+{
+	switch (new) {
+	case TCP_LISTEN:
+		listening(c);
+		break;
+	case TCP_SYN_SENT:
+		connecting(c, sk, tp);
+		break;
+	case TCP_SYN_RECV:
+		if (old == TCP_LISTEN)
+			accepting(c);
+		break;
+	case TCP_ESTABLISHED:
+		name_ends(c, sk, tp);
+		emit(sk, tp, c, KIND_OPENED, old);
+		break;
+	case TCP_FIN_WAIT1:
+	case TCP_LAST_ACK:
+		finishing(c, CLOSER_LOCAL);
+		break;
+	case TCP_CLOSE_WAIT:
+		finishing(c, CLOSER_PEER);
+		break;
+	case TCP_CLOSING:
+		c->closer = CLOSER_BOTH;
+		break;
+	case TCP_CLOSE:
+		closed(c, sk, tp, old);
+		break;
+	}
+}
+
+/* The storage of a socket that has none yet; it may be older than the tracer. */
+static __always_inline struct conn *remember(struct sock *sk, int old)
+{
+	struct conn *c = bpf_sk_storage_get(&conns, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+
+	if (!c)
+		return 0;
+	if (old != TCP_CLOSE && old != TCP_LISTEN && old != TCP_SYN_SENT && old != TCP_SYN_RECV)
+		c->flags = FLAG_PREEXISTING;
+	return c;
+}
+
+/*
+ * The kernel skips a tp_btf program while the same program runs on the same CPU: a softirq that
+ * interrupts it would go unseen. So the tracer is attached twice. Whichever program comes first
+ * sees to the transition; the other finds in the socket's storage that it is done. Where one was
+ * skipped, or had no memory, the other does its work: a softirq cannot find both running, they
+ * run one after the other.
+ */
+static __always_inline int transition(struct sock *sk, int old, int new, bool second)
+{
+	struct cpu *cpu = this_cpu();
+	struct tcp_sock *tp;
+	struct conn *c;
+
+	if (sk->sk_protocol != IPPROTO_TCP || old == new || !cpu)
+		return 0;
+	c = bpf_sk_storage_get(&conns, sk, 0, 0);
+	if (c && c->state == new)
+		return 0;
+	if (second)
+		count(&cpu->rescued);
+	if (!c)
+		c = remember(sk, old);
+	if (!c) {
+		if (second)
+			count(&cpu->no_storage);
+		return 0;
+	}
+	tp = bpf_skc_to_tcp_sock(sk);
+	if (!tp)
+		return 0;
+	c->state = new;
+	step(c, sk, tp, old, new);
+	c->states |= 1 << new;
+	return 0;
+}
+
+#endif
