@@ -1,0 +1,208 @@
+package conn
+
+import (
+	"math/rand/v2"
+	"net/netip"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/connspan/connspan/internal/event"
+	"github.com/google/go-cmp/cmp"
+)
+
+func ev(kind event.Kind, cookie uint64, ordinal uint32) *event.Event {
+	return &event.Event{Kind: kind, Cookie: cookie, Ordinal: ordinal, OldState: event.LastAck}
+}
+
+func apply(t *Table, events ...*event.Event) (kinds []event.Kind) {
+	for _, e := range events {
+		t.Apply(e, func(r *Record) { kinds = append(kinds, r.Kind) })
+	}
+	return kinds
+}
+
+func TestTable(t *testing.T) {
+	const o, c, f = event.Opened, event.Closed, event.Failed
+	tests := []struct {
+		name   string
+		events []*event.Event
+		want   Stats
+	}{
+		{"whole life", []*event.Event{ev(o, 1, 1), ev(c, 1, 2)}, Stats{Opened: 1, Closed: 1}},
+		{"open", []*event.Event{ev(o, 1, 1), ev(o, 2, 1)}, Stats{Opened: 2, Open: 2}},
+		{"failed", []*event.Event{ev(f, 1, 1)}, Stats{Failed: 1}},
+		{"failed, then connected", []*event.Event{ev(f, 1, 1), ev(o, 1, 2), ev(c, 1, 3)}, Stats{Failed: 1, Opened: 1, Closed: 1}},
+		{"two on one socket", []*event.Event{ev(o, 1, 1), ev(c, 1, 2), ev(o, 1, 3), ev(c, 1, 4)}, Stats{Opened: 2, Closed: 2}},
+		{"older than the tracer", []*event.Event{ev(c, 1, 1)}, Stats{Closed: 1}},
+		{"opening lost", []*event.Event{ev(c, 1, 2)}, Stats{Closed: 1, Gaps: 1}},
+		{"closing lost, socket used again", []*event.Event{ev(o, 1, 1), ev(o, 1, 3)}, Stats{Opened: 2, Open: 1, Gaps: 1}},
+		{"closed before opened", []*event.Event{ev(c, 1, 2), ev(o, 1, 1)}, Stats{Opened: 1, Closed: 1, Gaps: 1, Violations: 1}},
+		{"second opened before first closed", []*event.Event{ev(o, 1, 1), ev(o, 1, 3), ev(c, 1, 2), ev(c, 1, 4)}, Stats{Opened: 2, Closed: 2, Gaps: 1, Violations: 1}},
+		{"twice", []*event.Event{ev(o, 1, 1), ev(o, 1, 1)}, Stats{Opened: 2, Open: 1, Violations: 1}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			table := NewTable()
+			told := apply(table, tt.events...)
+			if d := cmp.Diff(tt.want, table.Stats()); d != "" {
+				t.Error(d)
+			}
+			if len(told) != len(tt.events) {
+				t.Errorf("%d events made %d records, want each told", len(tt.events), len(told))
+			}
+		})
+	}
+}
+
+func TestTableForgetsStrays(t *testing.T) {
+	table := NewTable()
+	for cookie := range uint64(3 * len(table.strays.cookies)) {
+		apply(table, ev(event.Closed, cookie+1, 2))
+	}
+	if n := len(table.strays.ordinals); n > len(table.strays.cookies) {
+		t.Errorf("%d strays kept, want at most %d", n, len(table.strays.cookies))
+	}
+}
+
+func TestTableKeepsNoEvent(t *testing.T) {
+	table := NewTable()
+	e := ev(event.Opened, 1, 1)
+	apply(table, e)
+	e.Ordinal = 9
+	apply(table, ev(event.Closed, 1, 2))
+	if s := table.Stats(); s.Violations != 0 || s.Gaps != 0 {
+		t.Errorf("stats %+v: the table has kept the caller's event", s)
+	}
+}
+
+// TestTableRandom: whatever comes, nothing panics and the totals add up.
+func TestTableRandom(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	table := NewTable()
+	told := uint64(0)
+	for range 100_000 {
+		e := ev(event.Kind(1+r.IntN(3)), uint64(r.IntN(50)), uint32(1+r.IntN(6)))
+		table.Apply(e, func(*Record) { told++ })
+	}
+	s := table.Stats()
+	if s.Opened+s.Closed+s.Failed != told || s.Open > 50 {
+		t.Errorf("%d told, stats %+v", told, s)
+	}
+}
+
+func TestJudgeClosed(t *testing.T) {
+	const gone = event.Shut | event.Dead
+	type want struct {
+		Reason    Reason
+		Initiator Initiator
+		ErrorType string
+	}
+	tests := []struct {
+		name string
+		e    event.Event
+		want want
+	}{
+		{"server closed first", event.Event{OldState: event.LastAck, Closer: event.CloserPeer, Flags: gone | event.FINReceived}, want{FIN, InitiatorPeer, ""}},
+		{"closed first", event.Event{OldState: event.FinWait2, Closer: event.CloserLocal, Flags: gone | event.FINReceived}, want{FIN, InitiatorLocal, ""}},
+		{"closed first, left to a time-wait socket", event.Event{OldState: event.FinWait2, Closer: event.CloserLocal, Flags: gone}, want{FIN, InitiatorLocal, ""}},
+		{"FINs crossed", event.Event{OldState: event.Closing, Closer: event.CloserBoth, Flags: gone | event.FINReceived}, want{FIN, InitiatorBoth, ""}},
+		{"RST received", event.Event{OldState: event.Established, Errno: uint32(syscall.ECONNRESET)}, want{ResetReceived, InitiatorPeer, "connection_reset"}},
+		{"RST in CLOSE_WAIT", event.Event{OldState: event.CloseWait, Closer: event.CloserPeer, Errno: uint32(syscall.EPIPE)}, want{ResetReceived, InitiatorPeer, "connection_reset"}},
+		{"RST after our FIN", event.Event{OldState: event.FinWait1, Closer: event.CloserLocal, Errno: uint32(syscall.ECONNRESET)}, want{ResetReceived, InitiatorLocal, "connection_reset"}},
+		{"linger 0", event.Event{OldState: event.Established, Flags: event.Shut}, want{ResetSent, InitiatorLocal, "connection_aborted"}},
+		{"unread data after the peer's FIN", event.Event{OldState: event.CloseWait, Closer: event.CloserPeer, Flags: event.Shut}, want{ResetSent, InitiatorPeer, "connection_aborted"}},
+		{"TCP_LINGER2 below 0", event.Event{OldState: event.FinWait2, Closer: event.CloserLocal, Flags: gone | event.Linger2}, want{ResetSent, InitiatorLocal, "connection_aborted"}},
+		{"destroyed", event.Event{OldState: event.Established, Errno: uint32(syscall.ECONNABORTED)}, want{ResetSent, InitiatorLocal, "connection_aborted"}},
+		{"timed out", event.Event{OldState: event.Established, Errno: uint32(syscall.ETIMEDOUT)}, want{Timeout, InitiatorLocal, "timed_out"}},
+		{"unreachable", event.Event{OldState: event.Established, Errno: uint32(syscall.EHOSTUNREACH)}, want{Timeout, InitiatorLocal, "host_unreachable"}},
+		{"connect(AF_UNSPEC)", event.Event{OldState: event.Established}, want{Disconnect, InitiatorLocal, "connection_aborted"}},
+		{"never accepted", event.Event{OldState: event.Established, Flags: event.Unaccepted}, want{ListenerClosed, InitiatorLocal, "connection_aborted"}},
+		{"other error", event.Event{OldState: event.Established, Errno: uint32(syscall.EPROTO)}, want{Unknown, InitiatorUnknown, "protocol_error"}},
+		{"nameless error", event.Event{OldState: event.Established, Errno: 4095}, want{Unknown, InitiatorUnknown, "_OTHER"}},
+		{"preexisting, in LAST_ACK", event.Event{OldState: event.LastAck, Flags: gone | event.Preexisting}, want{FIN, InitiatorPeer, ""}},
+		{"preexisting, in FIN_WAIT2", event.Event{OldState: event.FinWait2, Flags: gone | event.Preexisting}, want{FIN, InitiatorLocal, ""}},
+		{"preexisting, reset", event.Event{OldState: event.Established, Errno: uint32(syscall.ECONNRESET), Flags: event.Preexisting}, want{ResetReceived, InitiatorPeer, "connection_reset"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			tt.e.Kind = event.Closed
+			r := judge(&tt.e)
+			if d := cmp.Diff(tt.want, want{r.Reason, r.Initiator, r.ErrorType}); d != "" {
+				t.Error(d)
+			}
+		})
+	}
+}
+
+func TestJudgeFailed(t *testing.T) {
+	tests := []struct {
+		name  string
+		errno syscall.Errno
+		port  uint16
+		flags event.Flags
+		want  string
+	}{
+		{"refused", syscall.ECONNREFUSED, 4242, 0, "connection_refused"},
+		{"timed out", syscall.ETIMEDOUT, 4242, 0, "timed_out"},
+		{"unreachable", syscall.ENETUNREACH, 4242, 0, "network_unreachable"},
+		{"given up", 0, 4242, 0, "connection_aborted"},
+		{"killed", 0, 4242, event.Exiting, "interrupted"},
+		{"no port left", 0, 0, 0, "address_not_available"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			e := event.Event{Kind: event.Failed, OldState: event.SynSent, Errno: uint32(tt.errno), Flags: tt.flags}
+			e.Local = addrPort(tt.port)
+			if r := judge(&e); r.ErrorType != tt.want || r.Reason != "" {
+				t.Errorf("error type %q reason %q, want %q and none", r.ErrorType, r.Reason, tt.want)
+			}
+		})
+	}
+}
+
+func TestTimes(t *testing.T) {
+	type want struct {
+		Handshake, Duration     time.Duration
+		HasHandshake, HasLength bool
+	}
+	tests := []struct {
+		name string
+		e    event.Event
+		want want
+	}{
+		{"whole", event.Event{Began: 10, Established: 15, Time: 115}, want{5, 105, true, true}},
+		{"beginning unknown", event.Event{Established: 15, Time: 115}, want{0, 100, false, true}},
+		{"attempt", event.Event{Began: 10, Time: 115}, want{0, 105, false, true}},
+		{"nothing known", event.Event{Time: 115}, want{}},
+		{"clock ran back", event.Event{Began: 120, Established: 119, Time: 115}, want{}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			r := Record{Event: &tt.e}
+			var got want
+			got.Handshake, got.HasHandshake = r.Handshake()
+			got.Duration, got.HasLength = r.Duration()
+			if d := cmp.Diff(tt.want, got); d != "" {
+				t.Error(d)
+			}
+		})
+	}
+}
+
+func TestIDIsTheSameAtBothEnds(t *testing.T) {
+	client := Record{Event: &event.Event{Role: event.Client, LocalISN: 1, PeerISN: 2, Flags: event.HasISN}}
+	server := Record{Event: &event.Event{Role: event.Server, LocalISN: 2, PeerISN: 1, Flags: event.HasISN}}
+	a, okA := client.ID()
+	b, okB := server.ID()
+	if !okA || !okB || a != b || a != [8]byte{0, 0, 0, 1, 0, 0, 0, 2} {
+		t.Errorf("client %x %v, server %x %v", a, okA, b, okB)
+	}
+	if _, ok := (&Record{Event: &event.Event{LocalISN: 1, PeerISN: 2}}).ID(); ok {
+		t.Error("an unknown id is given")
+	}
+}
+
+func addrPort(port uint16) netip.AddrPort {
+	return netip.AddrPortFrom(netip.IPv4Unspecified(), port)
+}
