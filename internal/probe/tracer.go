@@ -1,0 +1,247 @@
+package probe
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync/atomic"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/link"
+	"github.com/cilium/ebpf/rlimit"
+	"golang.org/x/sys/unix"
+)
+
+// Config is how to load. The zero value is usable.
+type Config struct {
+	// RingSize is the octets of ring buffer per possible CPU: a power of two, a multiple of the
+	// page size. 0: AutoRingSize.
+	RingSize int
+	// BTF is a file with the types of the running kernel. Empty: the kernel's own.
+	BTF string
+}
+
+const (
+	maxRing  = 1 << 20
+	allRings = 64 << 20
+)
+
+// AutoRingSize is the octets of ring per CPU for a machine of so many possible CPUs: 1 MiB, less
+// where all together would need more than 64 MiB, at least a page.
+func AutoRingSize(cpus int) int {
+	size := maxRing
+	for size > os.Getpagesize() && size*cpus > allRings {
+		size /= 2
+	}
+	return size
+}
+
+// Validate refuses a ring size that the kernel would refuse.
+func (c Config) Validate() error {
+	page := os.Getpagesize()
+	if c.RingSize != 0 && (c.RingSize < page || c.RingSize > 1<<30 || c.RingSize&(c.RingSize-1) != 0) {
+		return fmt.Errorf("ring size %d: want a power of two from %d (a page) to %d (1 GiB)", c.RingSize, page, 1<<30)
+	}
+	return nil
+}
+
+// A Tracer is the loaded BPF object. Its methods must not be called concurrently, but for
+// [Tracer.Interrupt] and [Tracer.Stats].
+type Tracer struct {
+	objects  tracerObjects
+	links    []link.Link
+	rings    []*ring
+	cpus     []tracerCpu // mmapped; written by the programs
+	control  *tracerControl
+	mapped   [][]byte
+	poll     *poller
+	nowArgs  tracerNowArgs
+	read     atomic.Uint64 // samples handed out
+	corrupt  atomic.Uint64 // rings cut short by an impossible header
+	lastRead uint64        // read, at the latest Wait
+	crowded  bool          // a ring was more than a quarter full at the latest Drain
+}
+
+// Load loads the programs and makes the rings; nothing is traced before [Tracer.Attach].
+// The error names, in one line, the first need that this machine does not meet, where there is
+// one.
+func Load(cfg Config) (*Tracer, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	t, err := load(cfg)
+	if err == nil {
+		return t, nil
+	}
+	for _, need := range Check(cfg.BTF) {
+		if need.Err != nil {
+			return nil, fmt.Errorf("%s: %w (%s)", need.Name, need.Err, need.Remedy)
+		}
+	}
+	return nil, err
+}
+
+func load(cfg Config) (*Tracer, error) {
+	// Kernels before 5.11 alone need it; they are refused further on, with a better reason.
+	_ = rlimit.RemoveMemlock()
+	types, err := kernelTypes(cfg.BTF)
+	if err != nil {
+		return nil, err
+	}
+	possible, err := ebpf.PossibleCPU()
+	if err != nil {
+		return nil, fmt.Errorf("counting possible CPUs: %w", err)
+	}
+	spec, err := loadTracer()
+	if err != nil {
+		return nil, fmt.Errorf("reading the BPF object: %w", err)
+	}
+	spec.Maps["cpus"].MaxEntries = uint32(possible)
+	spec.Maps["rings"].MaxEntries = uint32(possible)
+
+	t := &Tracer{}
+	opts := &ebpf.CollectionOptions{Programs: ebpf.ProgramOptions{KernelTypes: types}}
+	if err := spec.LoadAndAssign(&t.objects, opts); err != nil {
+		return nil, fmt.Errorf("loading the BPF object: %w", err)
+	}
+	if err := t.prepare(cfg, possible); err != nil {
+		return nil, errors.Join(err, t.Close())
+	}
+	return t, nil
+}
+
+// kernelTypes gives nil for the kernel's own types.
+func kernelTypes(file string) (*btf.Spec, error) {
+	if file == "" {
+		return nil, nil
+	}
+	types, err := btf.LoadSpec(file)
+	if err != nil {
+		return nil, fmt.Errorf("reading kernel types from %s: %w", file, err)
+	}
+	return types, nil
+}
+
+func (t *Tracer) prepare(cfg Config, possible int) error {
+	if err := t.mapWords(possible); err != nil {
+		return err
+	}
+	if cfg.RingSize == 0 {
+		cfg.RingSize = AutoRingSize(possible)
+	}
+	var err error
+	if t.poll, err = newPoller(); err != nil {
+		return err
+	}
+	for cpu := range possible {
+		if err := t.addRing(cpu, cfg.RingSize); err != nil {
+			return fmt.Errorf("making the ring of CPU %d: %w", cpu, err)
+		}
+	}
+	if _, err := t.objects.Introduce.Run(&ebpf.RunOptions{}); err != nil {
+		return fmt.Errorf("introducing the tracer to its programs: %w", err)
+	}
+	return nil
+}
+
+// mapWords maps the arrays that are shared with the programs.
+func (t *Tracer) mapWords(possible int) error {
+	cpus, err := t.mmap(t.objects.Cpus, possible*int(unsafe.Sizeof(tracerCpu{})))
+	if err != nil {
+		return fmt.Errorf("mapping the per-CPU words: %w", err)
+	}
+	t.cpus = unsafe.Slice((*tracerCpu)(unsafe.Pointer(&cpus[0])), possible)
+	control, err := t.mmap(t.objects.Controls, int(unsafe.Sizeof(tracerControl{})))
+	if err != nil {
+		return fmt.Errorf("mapping the control words: %w", err)
+	}
+	t.control = (*tracerControl)(unsafe.Pointer(&control[0]))
+	return nil
+}
+
+func (t *Tracer) mmap(m *ebpf.Map, size int) ([]byte, error) {
+	b, err := unix.Mmap(m.FD(), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err == nil {
+		t.mapped = append(t.mapped, b)
+	}
+	return b, err
+}
+
+func (t *Tracer) addRing(cpu, size int) error {
+	r, err := newRing(size)
+	if err != nil {
+		return err
+	}
+	t.rings = append(t.rings, r)
+	if err := t.objects.Rings.Put(uint32(cpu), r.m); err != nil {
+		return fmt.Errorf("putting it into the array: %w", err)
+	}
+	return t.poll.add(r.m.FD())
+}
+
+// Attach begins to trace: from here on no event of the host goes unseen.
+func (t *Tracer) Attach() error {
+	for _, p := range []*ebpf.Program{t.objects.First, t.objects.Second} {
+		l, err := link.AttachTracing(link.TracingOptions{Program: p})
+		if err != nil {
+			return fmt.Errorf("attaching to inet_sock_set_state: %w", err)
+		}
+		t.links = append(t.links, l)
+	}
+	return nil
+}
+
+// CPUs is the number of possible CPUs, online or not.
+func (t *Tracer) CPUs() int { return len(t.rings) }
+
+// Now is the time in nanoseconds on the clock that stamps the events.
+func (t *Tracer) Now() (uint64, error) {
+	opts := ebpf.RunOptions{Context: &t.nowArgs, ContextOut: &t.nowArgs}
+	if _, err := t.objects.Now.Run(&opts); err != nil {
+		return 0, fmt.Errorf("asking BPF for the time: %w", err)
+	}
+	return t.nowArgs.Now, nil
+}
+
+// InFlight reports whether a program of that CPU may have stamped an event that it has not yet
+// submitted.
+func (t *Tracer) InFlight(cpu int) bool {
+	return atomic.LoadUint64(&t.cpus[cpu].InFlight) != 0
+}
+
+// Drain gives yield each sample that is in the rings now, in the order of each ring. The sample
+// is the ring's own memory, valid until yield returns. Drain does not wait for a record that a
+// program is still filling, nor for what arrives meanwhile.
+func (t *Tracer) Drain(yield func(cpu int, sample []byte)) {
+	t.crowded = false
+	for cpu, r := range t.rings {
+		t.crowded = t.crowded || r.filled() > len(r.data)/2/4
+		n, whole := r.drain(func(sample []byte) { yield(cpu, sample) })
+		t.read.Add(n)
+		if !whole {
+			t.corrupt.Add(1)
+		}
+	}
+}
+
+// Close detaches the programs and frees everything. It may be called more than once.
+func (t *Tracer) Close() error {
+	var errs []error
+	for _, l := range t.links {
+		errs = append(errs, l.Close())
+	}
+	for _, r := range t.rings {
+		errs = append(errs, r.close())
+	}
+	for _, b := range t.mapped {
+		errs = append(errs, unix.Munmap(b))
+	}
+	if t.poll != nil {
+		errs = append(errs, t.poll.close())
+	}
+	errs = append(errs, t.objects.Close())
+	*t = Tracer{}
+	return errors.Join(errs...)
+}
