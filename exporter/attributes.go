@@ -1,0 +1,165 @@
+package exporter
+
+import (
+	"encoding/hex"
+	"net/netip"
+	"time"
+
+	"github.com/connspan/connspan/internal/conn"
+	"github.com/connspan/connspan/internal/event"
+	"go.opentelemetry.io/collector/pdata/pcommon"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+)
+
+// Attributes that the semantic conventions do not have.
+const (
+	attrConnectionID = "tcp.connection.id"
+	attrRole         = "network.tcp.handshake.role"
+	attrHandshake    = "tcp.connection.handshake.duration"
+	attrDuration     = "tcp.connection.duration"
+	attrBytesSent    = "tcp.connection.bytes_sent"
+	attrBytesRecv    = "tcp.connection.bytes_received"
+	attrSegsSent     = "tcp.connection.segments_sent"
+	attrSegsRecv     = "tcp.connection.segments_received"
+	attrRetransmits  = "tcp.connection.retransmits"
+	attrRTT          = "tcp.connection.rtt"
+	attrRTTMin       = "tcp.connection.rtt_min"
+	attrReason       = "tcp.connection.close.reason"
+	attrInitiator    = "tcp.connection.close.initiator"
+	attrPreexisting  = "tcp.connection.preexisting"
+	attrLate         = "tcp.connection.late"
+	attrOwnerSource  = "connspan.owner.source"
+	attrNetNS        = "connspan.netns.inode"
+)
+
+// maxAttributes is the most that a record has.
+const maxAttributes = 32
+
+// The semantic conventions' names, as the strings that pdata takes.
+const (
+	attrTransport   = string(semconv.NetworkTransportKey)
+	attrType        = string(semconv.NetworkTypeKey)
+	attrState       = string(semconv.NetworkConnectionStateKey)
+	attrLocalAddr   = string(semconv.NetworkLocalAddressKey)
+	attrLocalPort   = string(semconv.NetworkLocalPortKey)
+	attrPeerAddr    = string(semconv.NetworkPeerAddressKey)
+	attrPeerPort    = string(semconv.NetworkPeerPortKey)
+	attrClientAddr  = string(semconv.ClientAddressKey)
+	attrClientPort  = string(semconv.ClientPortKey)
+	attrServerAddr  = string(semconv.ServerAddressKey)
+	attrServerPort  = string(semconv.ServerPortKey)
+	attrSourceAddr  = string(semconv.SourceAddressKey)
+	attrSourcePort  = string(semconv.SourcePortKey)
+	attrDestAddr    = string(semconv.DestinationAddressKey)
+	attrDestPort    = string(semconv.DestinationPortKey)
+	attrPID         = string(semconv.ProcessPIDKey)
+	attrExecutable  = string(semconv.ProcessExecutableNameKey)
+	attrUser        = string(semconv.ProcessUserIDKey)
+	attrErrorType   = string(semconv.ErrorTypeKey)
+	transportTCP    = "tcp"
+	networkIPv4     = "ipv4"
+	networkIPv6     = "ipv6"
+	stateOpen       = "established"
+	stateClosed     = "closed"
+	roleNameUnknown = "unknown"
+)
+
+var roleNames = map[event.Role]string{
+	event.RoleUnknown: roleNameUnknown, event.Client: "client", event.Server: "server",
+}
+
+var ownerSourceNames = map[event.OwnerSource]string{
+	event.OwnerConnect: "connect", event.OwnerListen: "listen", event.OwnerClose: "close",
+}
+
+// putCommon puts what every record has. Whatever is not known is left out.
+func putCommon(m pcommon.Map, r *conn.Record) {
+	if id, ok := r.ID(); ok {
+		m.PutStr(attrConnectionID, hex.EncodeToString(id[:]))
+	}
+	m.PutStr(attrTransport, transportTCP)
+	putEnds(m, r)
+	m.PutStr(attrRole, roleNames[r.Role])
+	if r.Kind == event.Opened {
+		m.PutStr(attrState, stateOpen)
+	} else {
+		m.PutStr(attrState, stateClosed)
+	}
+	if r.OwnerSource != event.OwnerUnknown {
+		m.PutInt(attrPID, int64(r.PID))
+		m.PutStr(attrExecutable, r.Comm.String())
+		m.PutInt(attrUser, int64(r.UID))
+		m.PutStr(attrOwnerSource, ownerSourceNames[r.OwnerSource])
+	}
+	m.PutInt(attrNetNS, int64(r.NetNS))
+	if r.Has(event.Preexisting) {
+		m.PutBool(attrPreexisting, true)
+	}
+	if r.Late {
+		m.PutBool(attrLate, true)
+	}
+}
+
+func putEnds(m pcommon.Map, r *conn.Record) {
+	local, peer := r.Local.Addr().String(), r.Peer.Addr().String()
+	if r.Local.Addr().Is4() {
+		m.PutStr(attrType, networkIPv4)
+	} else {
+		m.PutStr(attrType, networkIPv6)
+	}
+	putEnd(m, attrLocalAddr, attrLocalPort, local, r.Local)
+	putEnd(m, attrPeerAddr, attrPeerPort, peer, r.Peer)
+	switch r.Role {
+	case event.Client:
+		putEnd(m, attrClientAddr, attrClientPort, local, r.Local)
+		putEnd(m, attrServerAddr, attrServerPort, peer, r.Peer)
+	case event.Server:
+		putEnd(m, attrServerAddr, attrServerPort, local, r.Local)
+		putEnd(m, attrClientAddr, attrClientPort, peer, r.Peer)
+	default:
+		putEnd(m, attrSourceAddr, attrSourcePort, local, r.Local)
+		putEnd(m, attrDestAddr, attrDestPort, peer, r.Peer)
+	}
+}
+
+func putEnd(m pcommon.Map, addrKey, portKey, addr string, end netip.AddrPort) {
+	m.PutStr(addrKey, addr)
+	m.PutInt(portKey, int64(end.Port()))
+}
+
+func putOpened(m pcommon.Map, r *conn.Record) {
+	if d, ok := r.Handshake(); ok {
+		m.PutDouble(attrHandshake, d.Seconds())
+	}
+}
+
+func putClosed(m pcommon.Map, r *conn.Record) {
+	if d, ok := r.Duration(); ok {
+		m.PutDouble(attrDuration, d.Seconds())
+	}
+	m.PutInt(attrBytesSent, int64(r.BytesSent))
+	m.PutInt(attrBytesRecv, int64(r.BytesReceived))
+	m.PutInt(attrSegsSent, int64(r.SegsOut))
+	m.PutInt(attrSegsRecv, int64(r.SegsIn))
+	m.PutInt(attrRetransmits, int64(r.Retransmits))
+	if r.SRTT != 0 {
+		m.PutDouble(attrRTT, micros(r.SRTT).Seconds())
+	}
+	if r.MinRTT != event.UnknownMinRTT {
+		m.PutDouble(attrRTTMin, micros(r.MinRTT).Seconds())
+	}
+	m.PutStr(attrReason, string(r.Reason))
+	m.PutStr(attrInitiator, string(r.Initiator))
+	if r.ErrorType != "" {
+		m.PutStr(attrErrorType, r.ErrorType)
+	}
+}
+
+func putFailed(m pcommon.Map, r *conn.Record) {
+	m.PutStr(attrErrorType, r.ErrorType)
+	if d, ok := r.Duration(); ok {
+		m.PutDouble(attrDuration, d.Seconds())
+	}
+}
+
+func micros(us uint32) time.Duration { return time.Duration(us) * time.Microsecond }

@@ -1,0 +1,195 @@
+package exporter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/connspan/connspan/internal/clock"
+	"github.com/connspan/connspan/internal/conn"
+	"github.com/connspan/connspan/internal/event"
+	"github.com/connspan/connspan/internal/merge"
+	"github.com/connspan/connspan/internal/probe"
+	"go.opentelemetry.io/collector/consumer"
+	"go.opentelemetry.io/collector/pdata/plog"
+)
+
+const (
+	// calibration is how often the offset between kernel and wall time is measured anew.
+	calibration = 5 * time.Second
+	// lastRounds is how long Run may wait, once its context has ended, for a CPU that sleeps
+	// inside the tracer.
+	lastRounds = 2 * time.Second
+	// batchRecords bounds what one consumer call carries.
+	batchRecords = 2048
+)
+
+// Consumers are where the signals go. Each consumer gets every batch, and is called from the
+// goroutine that reads the rings: it must not block, as a queue does not. An error counts the
+// batch's records as refused.
+type Consumers struct {
+	Logs []consumer.Logs
+}
+
+// An Exporter is a tracer at work. Its methods must not be called concurrently.
+type Exporter struct {
+	cfg       Config
+	to        Consumers
+	logger    *slog.Logger
+	tracer    *probe.Tracer
+	merge     *merge.Merge
+	table     *conn.Table
+	clock     *clock.Clock
+	logs      *logs
+	malformed uint64
+	refusals  *refusals
+}
+
+// New loads the BPF programs and attaches them: when it returns, every connection is seen, though
+// nothing is told before Run. The error says in one line what is wrong with cfg, or what this
+// machine lacks.
+func New(cfg Config, to Consumers, logger *slog.Logger) (*Exporter, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	base, err := newResource(cfg.Resource)
+	if err != nil {
+		return nil, err
+	}
+	tracer, err := probe.Load(probe.Config{RingSize: int(cfg.Tracer.RingSize), BTF: cfg.Tracer.BTF})
+	if err != nil {
+		return nil, err
+	}
+	x := &Exporter{
+		cfg: cfg, to: to, logger: logger, tracer: tracer, table: conn.NewTable(),
+		clock:    &clock.Clock{Kernel: tracer.Now, Wall: time.Now},
+		refusals: newRefusals(logger),
+	}
+	x.logs = newLogs(cfg.Logs, base, x.clock)
+	if err := x.start(); err != nil {
+		return nil, errors.Join(err, tracer.Close())
+	}
+	return x, nil
+}
+
+func (x *Exporter) start() (err error) {
+	x.merge, err = merge.New(merge.Config{
+		CPUs: x.tracer.CPUs(), Guard: x.cfg.Tracer.Guard,
+		MaxHold: x.cfg.Tracer.MaxHold, MaxPending: x.cfg.Tracer.MaxPending,
+	})
+	if err != nil {
+		return err
+	}
+	if err := x.clock.Calibrate(); err != nil {
+		return err
+	}
+	return x.tracer.Attach()
+}
+
+// Run tells of connections until ctx ends, and then of everything that happened before that.
+func (x *Exporter) Run(ctx context.Context) error {
+	for ctx.Err() == nil {
+		if err := x.round(ctx); err != nil {
+			return err
+		}
+		if err := x.tracer.Wait(ctx, x.cfg.Tracer.Interval); err != nil {
+			return err
+		}
+	}
+	return x.finish(context.WithoutCancel(ctx))
+}
+
+// round is the way from kernel to consumer. The order of its steps is what makes the order of the
+// stream exact: clock, in-flight words, rings, release (see package merge).
+func (x *Exporter) round(ctx context.Context) error {
+	now, err := x.tracer.Now()
+	if err != nil {
+		return err
+	}
+	for cpu := range x.tracer.CPUs() {
+		if !x.tracer.InFlight(cpu) {
+			x.merge.Watermark(cpu, now)
+		}
+	}
+	var e event.Event
+	x.tracer.Drain(func(cpu int, sample []byte) {
+		if err := event.Decode(sample, cpu, &e); err != nil {
+			x.malformed++
+			return
+		}
+		x.merge.Push(&e)
+	})
+	if x.clock.Due(now, calibration) {
+		if err := x.clock.Calibrate(); err != nil {
+			return err
+		}
+	}
+	x.logs.observed = x.clock.Time(now)
+	x.merge.Release(now, func(e *event.Event) { x.apply(ctx, e) })
+	x.ship(ctx)
+	return nil
+}
+
+func (x *Exporter) apply(ctx context.Context, e *event.Event) {
+	x.table.Apply(e, x.logs.add)
+	if x.logs.pending() >= batchRecords {
+		x.ship(ctx)
+	}
+}
+
+// ship hands what has been collected to the consumers.
+func (x *Exporter) ship(ctx context.Context) {
+	if x.logs.pending() == 0 {
+		return
+	}
+	batch := x.logs.take()
+	n := uint64(batch.LogRecordCount())
+	if len(x.to.Logs) > 1 {
+		batch.MarkReadOnly()
+	}
+	for _, c := range x.to.Logs {
+		own := batch
+		if len(x.to.Logs) > 1 && c.Capabilities().MutatesData {
+			own = plog.NewLogs()
+			batch.CopyTo(own)
+		}
+		if err := c.ConsumeLogs(ctx, own); err != nil {
+			x.refusals.add(n, err)
+		}
+	}
+}
+
+// finish goes on until everything that happened up to now is told, or lastRounds have passed.
+func (x *Exporter) finish(ctx context.Context) error {
+	end, err := x.tracer.Now()
+	if err != nil {
+		return err
+	}
+	for x.merge.Stats().Watermark < end {
+		if err := x.round(ctx); err != nil {
+			return err
+		}
+		now, err := x.tracer.Now()
+		if err != nil {
+			return err
+		}
+		if now > end+uint64(lastRounds) {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	x.merge.Flush(func(e *event.Event) { x.apply(ctx, e) })
+	x.ship(ctx)
+	return nil
+}
+
+// Close detaches the programs and frees what the kernel holds. It may be called more than once,
+// but not while Run runs.
+func (x *Exporter) Close() error {
+	if err := x.tracer.Close(); err != nil {
+		return fmt.Errorf("closing the tracer: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,105 @@
+package exporter
+
+import (
+	"slices"
+	"time"
+
+	"github.com/connspan/connspan/internal/clock"
+	"github.com/connspan/connspan/internal/conn"
+	"github.com/connspan/connspan/internal/event"
+	"go.opentelemetry.io/collector/pdata/pcommon"
+	"go.opentelemetry.io/collector/pdata/plog"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+)
+
+// scopeName is the instrumentation scope of everything that connspan tells.
+const scopeName = "github.com/connspan/connspan"
+
+// The event names.
+const (
+	nameOpen   = "tcp.connection.open"
+	nameClose  = "tcp.connection.close"
+	nameFailed = "tcp.connection.failed"
+)
+
+// logs collects log records, grouped by the process that owns the connection, in the order in
+// which they come. It is not safe for concurrent use.
+type logs struct {
+	tell     map[event.Kind]bool
+	base     pcommon.Map // Resource attributes that all processes share
+	clock    *clock.Clock
+	observed time.Time // when this round released its events
+	batch    plog.Logs
+	groups   map[owner]plog.LogRecordSlice
+	records  int
+}
+
+func newLogs(cfg LogsConfig, base pcommon.Map, c *clock.Clock) *logs {
+	l := &logs{base: base, clock: c, tell: map[event.Kind]bool{
+		event.Opened: slices.Contains(cfg.Events, EventOpened),
+		event.Closed: slices.Contains(cfg.Events, EventClosed),
+		event.Failed: slices.Contains(cfg.Events, EventFailed),
+	}}
+	l.take()
+	return l
+}
+
+// pending is the number of records in the batch.
+func (l *logs) pending() int { return l.records }
+
+// take gives the batch away and begins a new one.
+func (l *logs) take() plog.Logs {
+	batch := l.batch
+	l.batch = plog.NewLogs()
+	l.groups = make(map[owner]plog.LogRecordSlice)
+	l.records = 0
+	return batch
+}
+
+// add appends the log record of r, unless its kind is not wanted.
+func (l *logs) add(r *conn.Record) {
+	if !l.tell[r.Kind] {
+		return
+	}
+	o := ownerOf(r.Event)
+	group, ok := l.groups[o]
+	if !ok {
+		group = l.group(o)
+		l.groups[o] = group
+	}
+	l.records++
+	fillLog(group.AppendEmpty(), r, l.clock, l.observed)
+}
+
+func (l *logs) group(o owner) plog.LogRecordSlice {
+	rl := l.batch.ResourceLogs().AppendEmpty()
+	rl.SetSchemaUrl(semconv.SchemaURL)
+	o.fillResource(rl.Resource().Attributes(), l.base)
+	sl := rl.ScopeLogs().AppendEmpty()
+	sl.SetSchemaUrl(semconv.SchemaURL)
+	sl.Scope().SetName(scopeName)
+	return sl.LogRecords()
+}
+
+// fillLog maps a Record to a log record.
+func fillLog(lr plog.LogRecord, r *conn.Record, c *clock.Clock, observed time.Time) {
+	lr.SetTimestamp(pcommon.NewTimestampFromTime(c.Time(r.Time)))
+	lr.SetObservedTimestamp(pcommon.NewTimestampFromTime(observed))
+	lr.SetSeverityNumber(plog.SeverityNumberInfo)
+	m := lr.Attributes()
+	m.EnsureCapacity(maxAttributes)
+	putCommon(m, r)
+	switch r.Kind {
+	case event.Opened:
+		lr.SetEventName(nameOpen)
+		putOpened(m, r)
+	case event.Closed:
+		lr.SetEventName(nameClose)
+		putClosed(m, r)
+	case event.Failed:
+		lr.SetEventName(nameFailed)
+		lr.SetSeverityNumber(plog.SeverityNumberWarn)
+		putFailed(m, r)
+	}
+	lr.Body().SetStr(line(r))
+}

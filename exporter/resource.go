@@ -1,0 +1,62 @@
+package exporter
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/connspan/connspan/internal/event"
+	"go.opentelemetry.io/collector/pdata/pcommon"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/sdk/resource"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+)
+
+// newResource gives the attributes that every traced process on this host shares. Of the
+// environment's own attributes those that name a service are left out: they are this program's,
+// not the traced one's.
+func newResource(cfg ResourceConfig) (pcommon.Map, error) {
+	found, err := resource.New(context.Background(), resource.WithHost(), resource.WithFromEnv())
+	if err != nil {
+		return pcommon.Map{}, fmt.Errorf("finding out about this host: %w", err)
+	}
+	m := pcommon.NewMap()
+	for _, kv := range found.Attributes() {
+		switch kv.Key {
+		case semconv.ServiceNameKey, semconv.ServiceNamespaceKey, semconv.ServiceInstanceIDKey, semconv.ServiceVersionKey:
+			continue
+		}
+		putAttribute(m, kv)
+	}
+	for name, value := range cfg.Attributes {
+		m.PutStr(event.Printable(name), event.Printable(value))
+	}
+	return m, nil
+}
+
+func putAttribute(m pcommon.Map, kv attribute.KeyValue) {
+	m.PutStr(event.Printable(string(kv.Key)), event.Printable(kv.Value.Emit()))
+}
+
+// owner tells processes apart, also when an id is used again.
+type owner struct {
+	pid     uint32
+	uid     uint32
+	started uint64
+	comm    event.Comm
+}
+
+func ownerOf(e *event.Event) owner { return owner{e.PID, e.UID, e.OwnerStarted, e.Comm} }
+
+// fillResource describes the process that owns a connection. What cfg sets stays.
+func (o owner) fillResource(m, base pcommon.Map) {
+	base.CopyTo(m)
+	if o == (owner{}) {
+		return
+	}
+	name := o.comm.String()
+	if _, set := m.Get(string(semconv.ServiceNameKey)); !set {
+		m.PutStr(string(semconv.ServiceNameKey), name)
+	}
+	m.PutInt(string(semconv.ProcessPIDKey), int64(o.pid))
+	m.PutStr(string(semconv.ProcessExecutableNameKey), name)
+}

@@ -1,0 +1,86 @@
+package exporter
+
+import (
+	"log/slog"
+	"time"
+
+	"github.com/connspan/connspan/internal/probe"
+)
+
+// Stats are totals since New, but for Open and Pending. Nothing is lost without being counted in
+// one of them:
+//
+//	happened = Read + Lost           Read = Released + Pending + Malformed
+//	Released = Opened + Closed + Failed
+type Stats struct {
+	Opened     uint64 // connections that reached ESTABLISHED
+	Closed     uint64
+	Failed     uint64
+	Open       int    // connections open now, of those seen to open
+	Read       uint64 // events read from the rings
+	Lost       uint64 // events for which a ring had no room
+	Unseen     uint64 // state changes for which the kernel had no memory
+	Excluded   uint64 // events of this process's own connections
+	Malformed  uint64 // samples that could not be decoded, and rings that could not be read on
+	Released   uint64 // events that left the merge
+	Pending    int    // events that wait in the merge
+	Late       uint64 // of Released: behind a younger one
+	Gaps       uint64 // events that a connection's own numbering shows to be missing
+	Violations uint64 // events behind a later one of the same connection; 0 unless the order is broken
+	Refused    uint64 // log records that a consumer did not take, counted once for each
+}
+
+// Stats reads the totals.
+func (x *Exporter) Stats() (Stats, error) {
+	kernel, err := x.tracer.Stats()
+	if err != nil {
+		return Stats{}, err
+	}
+	total, merged, table := kernel.Total(), x.merge.Stats(), x.table.Stats()
+	return Stats{
+		Opened: table.Opened, Closed: table.Closed, Failed: table.Failed, Open: table.Open,
+		Read: kernel.Read, Lost: total.RingFull + total.NoRing, Unseen: total.NoStorage, Excluded: total.Excluded,
+		Malformed: x.malformed + kernel.Corrupt,
+		Released:  merged.Released, Pending: merged.Pending, Late: merged.Late,
+		Gaps: table.Gaps, Violations: table.Violations,
+		Refused: x.refusals.records,
+	}, nil
+}
+
+// refusals counts what consumers refuse, and says so without flooding the log.
+type refusals struct {
+	logger  *slog.Logger
+	records uint64
+	said    time.Time
+}
+
+const sayEvery = 10 * time.Second
+
+func newRefusals(logger *slog.Logger) *refusals { return &refusals{logger: logger} }
+
+func (r *refusals) add(n uint64, err error) {
+	r.records += n
+	if time.Since(r.said) < sayEvery {
+		return
+	}
+	r.said = time.Now()
+	r.logger.Warn("a consumer refused log records", "error", err, "refused", r.records)
+}
+
+// A Need is something that tracing cannot do without.
+type Need struct {
+	Name   string // what is needed
+	Found  string // what there is, where the need is met
+	Err    error  // why it is not met; nil where it is
+	Remedy string // what an administrator can do about it
+}
+
+// Check tries each need on the running kernel and as the current user. btf is a file with the
+// kernel's types, empty for the kernel's own.
+func Check(btf string) []Need {
+	var needs []Need
+	for _, n := range probe.Check(btf) {
+		needs = append(needs, Need(n))
+	}
+	return needs
+}

@@ -1,0 +1,182 @@
+package exporter
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"testing"
+	"time"
+
+	"go.opentelemetry.io/collector/consumer"
+	"go.opentelemetry.io/collector/pdata/plog"
+)
+
+// told is a log record as a test compares it, with the attributes that say who, whom and how.
+type told struct {
+	Event       string
+	PID         int64
+	Process     string
+	OwnerSource string
+	Role        string
+	Local, Peer netip.AddrPort
+	Sent        int64
+	Received    int64
+	Reason      string
+	Initiator   string
+	Error       string
+
+	id        string
+	at        time.Time
+	duration  float64 // s; -1 absent
+	handshake float64 // s; -1 absent
+}
+
+// trace runs an Exporter into memory until the test ends.
+type trace struct {
+	t       testing.TB
+	x       *Exporter
+	mu      sync.Mutex
+	records []told
+	counts  map[int64]int // of records, by process
+	stop    func()
+	stats   Stats // after stop
+}
+
+func startTrace(t testing.TB, change func(*Config)) *trace {
+	t.Helper()
+	cfg := NewDefaultConfig()
+	cfg.Tracer.Interval = 5 * time.Millisecond
+	if change != nil {
+		change(&cfg)
+	}
+	tr := &trace{t: t, counts: map[int64]int{}}
+	sink, err := consumer.NewLogs(tr.consume)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tr.x, err = New(cfg, Consumers{Logs: []consumer.Logs{sink}}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- tr.x.Run(ctx) }()
+	tr.stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("running: %v", err)
+		}
+		tr.check()
+		if err := tr.x.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(tr.stop)
+	return tr
+}
+
+// check holds the counters of every stage against each other once nothing moves any more.
+func (tr *trace) check() {
+	tr.t.Helper()
+	s, err := tr.x.Stats()
+	if err != nil {
+		tr.t.Error(err)
+	}
+	tr.stats = s
+	if s.Read != s.Released+uint64(s.Pending)+s.Malformed || s.Released != s.Opened+s.Closed+s.Failed {
+		tr.t.Errorf("counters do not add up: %+v", s)
+	}
+	if s.Violations != 0 || s.Late != 0 || s.Malformed != 0 {
+		tr.t.Errorf("order broken: %+v", s)
+	}
+}
+
+func (tr *trace) consume(_ context.Context, ld plog.Logs) error {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	for _, rl := range ld.ResourceLogs().All() {
+		for _, sl := range rl.ScopeLogs().All() {
+			for _, lr := range sl.LogRecords().All() {
+				r := read(lr)
+				tr.records = append(tr.records, r)
+				tr.counts[r.PID]++
+			}
+		}
+	}
+	return nil
+}
+
+func read(lr plog.LogRecord) told {
+	m := lr.Attributes()
+	str := func(key string) string {
+		if v, ok := m.Get(key); ok {
+			return v.AsString()
+		}
+		return ""
+	}
+	num := func(key string) int64 {
+		if v, ok := m.Get(key); ok {
+			return v.Int()
+		}
+		return 0
+	}
+	seconds := func(key string) float64 {
+		if v, ok := m.Get(key); ok {
+			return v.Double()
+		}
+		return -1
+	}
+	end := func(addr, port string) netip.AddrPort {
+		a, _ := netip.ParseAddr(str(addr))
+		return netip.AddrPortFrom(a, uint16(num(port)))
+	}
+	return told{
+		Event: lr.EventName(), PID: num(attrPID), Process: str(attrExecutable), OwnerSource: str(attrOwnerSource),
+		Role:  str(attrRole),
+		Local: end(attrLocalAddr, attrLocalPort), Peer: end(attrPeerAddr, attrPeerPort),
+		Sent: num(attrBytesSent), Received: num(attrBytesRecv),
+		Reason: str(attrReason), Initiator: str(attrInitiator), Error: str(attrErrorType),
+		id: str(attrConnectionID), at: lr.Timestamp().AsTime(),
+		duration: seconds(attrDuration), handshake: seconds(attrHandshake),
+	}
+}
+
+// count is how many records have been told of the processes.
+func (tr *trace) count(pids ...int) (n int) {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	for _, pid := range pids {
+		n += tr.counts[int64(pid)]
+	}
+	return n
+}
+
+// of gives what has been told of the processes, in order.
+func (tr *trace) of(pids ...int) (out []told) {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	for _, r := range tr.records {
+		for _, pid := range pids {
+			if r.PID == int64(pid) {
+				out = append(out, r)
+			}
+		}
+	}
+	return out
+}
+
+// await gives what has been told of the processes once that is n records.
+func (tr *trace) await(n int, pids ...int) []told {
+	tr.t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		if tr.count(pids...) >= n {
+			return tr.of(pids...)
+		}
+	}
+	out := tr.of(pids...)
+	tr.stop()
+	tr.t.Fatalf("%d records of processes %v after 20 s, want %d; stats %+v; the last: %+v",
+		len(out), pids, n, tr.stats, out[max(0, len(out)-8):])
+	return nil
+}

@@ -1,0 +1,507 @@
+package actor
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"runtime"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Plan is what an actor is to do.
+type Plan struct {
+	Listen      string // where the server listens, as net.Listen takes it
+	Connect     string // address and port that the client connects to
+	Mapped      bool   // the client uses an AF_INET6 socket and an IPv4-mapped address
+	NonBlocking bool   // the client's connect does not block
+	Request     int    // octets from client to server
+	Reply       int    // octets from server to client
+	How         How    // how the connection ends
+	Comm        []byte // name that the process gives itself
+	Connections int    // of a crowd
+	Workers     int    // of a crowd
+}
+
+// How a connection ends.
+type How string
+
+// The ways.
+const (
+	ClientCloses How = "client closes first"
+	ServerCloses How = "server closes first"
+	HalfClose    How = "client shuts down its sending side, the reply comes, server closes"
+	ClientResets How = "client closes with SO_LINGER 0"
+	ServerUnread How = "server closes without having read the request"
+	Killed       How = "client waits to be killed"
+)
+
+// A Report is what an actor knows to be true. Times are Unix nanoseconds.
+type Report struct {
+	PID       int
+	Local     netip.AddrPort
+	Peer      netip.AddrPort
+	Began     int64 // before connect or listen
+	Connected int64 // after connect
+	Closing   int64 // before the end
+	Ended     int64 // after it
+	Error     string
+}
+
+var actors = map[string]func(Plan, *stage) error{
+	"server":     serve,
+	"client":     connect,
+	"pair":       pair,
+	"refused":    refused,
+	"blackhole":  blackhole,
+	"unaccepted": unaccepted,
+	"disconnect": disconnect,
+	"crowd":      crowd,
+}
+
+// serve reports where it listens and when its one connection is over.
+func serve(p Plan, s *stage) error {
+	l, err := net.Listen("tcp", p.Listen)
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	if err := s.report(Report{Local: l.Addr().(*net.TCPAddr).AddrPort()}); err != nil {
+		return err
+	}
+	c, err := l.Accept()
+	if err != nil {
+		return err
+	}
+	if err := p.answer(c.(*net.TCPConn)); err != nil {
+		return err
+	}
+	return s.report(Report{Ended: now()})
+}
+
+// answer is the server's side of the connection.
+func (p Plan) answer(c *net.TCPConn) error {
+	defer c.Close()
+	if p.How == ServerUnread {
+		return p.awaitUnread(c)
+	}
+	if _, err := io.CopyN(io.Discard, c, int64(p.Request)); err != nil {
+		return fmt.Errorf("reading the request: %w", err)
+	}
+	if p.How == HalfClose {
+		if _, err := c.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+			return fmt.Errorf("want the client's FIN, got %w", err)
+		}
+	}
+	if _, err := c.Write(make([]byte, p.Reply)); err != nil {
+		return fmt.Errorf("writing the reply: %w", err)
+	}
+	if p.How == ServerCloses || p.How == HalfClose {
+		return nil
+	}
+	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, io.EOF) && !errors.Is(err, unix.ECONNRESET) {
+		return fmt.Errorf("waiting for the client's end: %w", err)
+	}
+	return nil
+}
+
+func (p Plan) awaitUnread(c *net.TCPConn) error {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	for {
+		var n int
+		var failed error
+		if err := raw.Control(func(fd uintptr) { n, failed = unix.IoctlGetInt(int(fd), unix.TIOCINQ) }); err != nil {
+			return err
+		}
+		if failed != nil || n == p.Request {
+			return failed
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// connect reports when its connection is open, waits for a cue, goes on and reports again.
+func connect(p Plan, s *stage) error {
+	if p.Comm != nil {
+		if err := rename(p.Comm); err != nil {
+			return err
+		}
+	}
+	r := Report{Began: now()}
+	fd, err := p.dial()
+	if err != nil {
+		return err
+	}
+	r.Connected = now()
+	r.Local, r.Peer = ends(fd)
+	if err := s.report(r); err != nil {
+		return err
+	}
+	if err := s.cue(); err != nil {
+		return err
+	}
+	if r.Closing, err = p.ask(fd); err != nil {
+		return err
+	}
+	r.Ended = now()
+	return s.report(r)
+}
+
+// rename is PR_SET_NAME for the main thread, whose name is the process's.
+func rename(comm []byte) error {
+	return os.WriteFile(fmt.Sprintf("/proc/self/task/%d/comm", os.Getpid()), comm, 0)
+}
+
+func (p Plan) socket() (fd int, to unix.Sockaddr, err error) {
+	addr, err := netip.ParseAddrPort(p.Connect)
+	if err != nil {
+		return 0, nil, err
+	}
+	family := unix.AF_INET
+	if addr.Addr().Is6() || p.Mapped {
+		family = unix.AF_INET6
+		to = &unix.SockaddrInet6{Port: int(addr.Port()), Addr: addr.Addr().As16()}
+	} else {
+		to = &unix.SockaddrInet4{Port: int(addr.Port()), Addr: addr.Addr().As4()}
+	}
+	kind := unix.SOCK_STREAM | unix.SOCK_CLOEXEC
+	if p.NonBlocking {
+		kind |= unix.SOCK_NONBLOCK
+	}
+	fd, err = unix.Socket(family, kind, 0)
+	return fd, to, err
+}
+
+func (p Plan) dial() (int, error) {
+	fd, to, err := p.socket()
+	if err != nil {
+		return 0, err
+	}
+	err = retry(func() error { return unix.Connect(fd, to) })
+	if p.NonBlocking && errors.Is(err, unix.EINPROGRESS) {
+		err = finishConnect(fd)
+	}
+	if err != nil {
+		return 0, errors.Join(err, unix.Close(fd))
+	}
+	return fd, unix.SetNonblock(fd, false)
+}
+
+func finishConnect(fd int) error {
+	poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
+	if err := retry(func() error { _, err := unix.Poll(poll, -1); return err }); err != nil {
+		return err
+	}
+	code, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
+	if err == nil && code != 0 {
+		err = unix.Errno(code)
+	}
+	return err
+}
+
+// retry goes on after the signals that the Go runtime sends to its own threads.
+func retry(f func() error) error {
+	for {
+		if err := f(); !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+}
+
+func ends(fd int) (local, peer netip.AddrPort) {
+	if sa, err := unix.Getsockname(fd); err == nil {
+		local = addrPort(sa)
+	}
+	if sa, err := unix.Getpeername(fd); err == nil {
+		peer = addrPort(sa)
+	}
+	return local, peer
+}
+
+func addrPort(sa unix.Sockaddr) netip.AddrPort {
+	switch a := sa.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port))
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(a.Addr).Unmap(), uint16(a.Port))
+	}
+	return netip.AddrPort{}
+}
+
+// ask is the client's side, up to and with the end. It says when the end began.
+func (p Plan) ask(fd int) (closing int64, err error) {
+	if err := write(fd, p.Request); err != nil {
+		return 0, fmt.Errorf("writing the request: %w", err)
+	}
+	closing = now() // where the peer's end is ours too
+	switch p.How {
+	case HalfClose:
+		if err := unix.Shutdown(fd, unix.SHUT_WR); err != nil {
+			return 0, err
+		}
+		err = read(fd, p.Reply+1)
+	case ServerCloses:
+		err = read(fd, p.Reply+1)
+	case ServerUnread:
+		if err := read(fd, 1); !errors.Is(err, unix.ECONNRESET) {
+			return 0, fmt.Errorf("want the server's RST, got %w", err)
+		}
+	default:
+		err = read(fd, p.Reply)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("reading the reply: %w", err)
+	}
+	switch p.How {
+	case ClientCloses:
+		closing = now()
+	case ClientResets:
+		closing = now()
+		if err := unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}); err != nil {
+			return 0, err
+		}
+	case Killed:
+		select {}
+	}
+	return closing, unix.Close(fd)
+}
+
+func write(fd, n int) error {
+	for n > 0 {
+		m, err := unix.Write(fd, make([]byte, n))
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			return err
+		}
+		n -= max(m, 0)
+	}
+	return nil
+}
+
+// read reads n octets, or fewer up to the peer's FIN.
+func read(fd, n int) error {
+	b := make([]byte, max(n, 1))
+	for n > 0 {
+		m, err := unix.Read(fd, b[:n])
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err != nil:
+			return err
+		case m == 0:
+			return nil
+		}
+		n -= m
+	}
+	return nil
+}
+
+// pair is server and client in one process; the report is the client's.
+func pair(p Plan, s *stage) error {
+	l, err := net.Listen("tcp", p.Listen)
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	p.Connect = l.Addr().String()
+	served := make(chan error, 1)
+	go func() {
+		c, err := l.Accept()
+		if err == nil {
+			err = p.answer(c.(*net.TCPConn))
+		}
+		served <- err
+	}()
+	return errors.Join(connect(p, s), <-served)
+}
+
+// refused connects to where nobody listens.
+func refused(p Plan, s *stage) error {
+	r := Report{Began: now()}
+	fd, to, err := p.socket()
+	if err != nil {
+		return err
+	}
+	if err := retry(func() error { return unix.Connect(fd, to) }); err == nil {
+		return errors.New("connected, want it refused")
+	} else {
+		r.Error = err.Error()
+	}
+	r.Ended = now()
+	return errors.Join(unix.Close(fd), s.report(r))
+}
+
+// blackhole connects, in a network namespace of its own, to an address that never answers. It
+// reports once it is connecting and again when the kernel has given up; unless it is cued before:
+// then it gives up itself.
+func blackhole(p Plan, s *stage) error {
+	runtime.LockOSThread()
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("making a network namespace: %w", err)
+	}
+	for _, args := range [][]string{
+		{"link", "add", "v0", "type", "veth", "peer", "name", "v1"},
+		{"addr", "add", "10.9.0.1/24", "dev", "v0"},
+		{"link", "set", "v0", "up"},
+		{"link", "set", "v1", "up"},
+		{"neigh", "add", "10.9.0.2", "lladdr", "02:00:00:00:00:02", "dev", "v0", "nud", "permanent"},
+	} {
+		if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
+			return fmt.Errorf("ip %v: %w: %s", args, err, out)
+		}
+	}
+	fd, to, err := p.socket()
+	if err != nil {
+		return err
+	}
+	if err := unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_SYNCNT, 1); err != nil {
+		return err
+	}
+	r := Report{Began: now()}
+	if err := unix.Connect(fd, to); !errors.Is(err, unix.EINPROGRESS) {
+		return fmt.Errorf("connecting without blocking: got %w", err)
+	}
+	r.Local, _ = ends(fd)
+	if err := s.report(r); err != nil {
+		return err
+	}
+	if p.How == ClientCloses {
+		if err := s.cue(); err != nil {
+			return err
+		}
+		r.Closing = now()
+	} else if err := finishConnect(fd); err != nil {
+		r.Error = err.Error()
+	}
+	err = unix.Close(fd)
+	r.Ended = now()
+	return errors.Join(err, s.report(r))
+}
+
+// unaccepted has a connection in the queue of a listener that is closed.
+func unaccepted(p Plan, s *stage) error {
+	l, err := net.Listen("tcp", p.Listen)
+	if err != nil {
+		return err
+	}
+	p.Connect = l.Addr().String()
+	r := Report{Began: now()}
+	fd, err := p.dial()
+	if err != nil {
+		return err
+	}
+	r.Connected = now()
+	r.Local, r.Peer = ends(fd)
+	if err := l.Close(); err != nil {
+		return err
+	}
+	if err := read(fd, 1); !errors.Is(err, unix.ECONNRESET) {
+		return fmt.Errorf("want the listener's RST, got %w", err)
+	}
+	err = unix.Close(fd)
+	r.Ended = now()
+	return errors.Join(err, s.report(r))
+}
+
+// disconnect connects, dissolves the connection by connect(AF_UNSPEC), and connects again with
+// the same socket. It reports each connection.
+func disconnect(p Plan, s *stage) error {
+	l, err := net.Listen("tcp", p.Listen)
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	p.Connect = l.Addr().String()
+	fd, to, err := p.socket()
+	if err != nil {
+		return err
+	}
+	for range 2 {
+		r := Report{Began: now()}
+		if err := retry(func() error { return unix.Connect(fd, to) }); err != nil {
+			return err
+		}
+		r.Connected = now()
+		r.Local, r.Peer = ends(fd)
+		c, err := l.Accept()
+		if err != nil {
+			return err
+		}
+		var unspec unix.RawSockaddr
+		if _, _, errno := unix.Syscall(unix.SYS_CONNECT, uintptr(fd), pointer(&unspec), unix.SizeofSockaddrInet4); errno != 0 {
+			return fmt.Errorf("connect(AF_UNSPEC): %w", errno)
+		}
+		r.Ended = now()
+		if err := errors.Join(c.Close(), s.report(r)); err != nil {
+			return err
+		}
+	}
+	return unix.Close(fd)
+}
+
+// crowd makes many connections over loopback, each with a request and a reply, client closing
+// first, and reports once all are over.
+func crowd(p Plan, s *stage) error {
+	l, err := net.Listen("tcp", p.Listen)
+	if err != nil {
+		return err
+	}
+	p.Connect = l.Addr().String()
+	served := make(chan error, p.Connections)
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() { served <- p.answer(c.(*net.TCPConn)) }()
+		}
+	}()
+	tasks := make(chan struct{})
+	errs := make(chan error, p.Workers)
+	var workers sync.WaitGroup
+	for range p.Workers {
+		workers.Go(func() {
+			for range tasks {
+				fd, err := p.dial()
+				if err == nil {
+					_, err = p.ask(fd)
+				}
+				if err != nil {
+					select {
+					case errs <- err:
+					default:
+					}
+				}
+			}
+		})
+	}
+	r := Report{Began: now(), Local: l.Addr().(*net.TCPAddr).AddrPort()}
+	for range p.Connections {
+		tasks <- struct{}{}
+	}
+	close(tasks)
+	workers.Wait()
+	for range p.Connections {
+		if err := <-served; err != nil {
+			return err
+		}
+	}
+	r.Ended = now()
+	select {
+	case err := <-errs:
+		return err
+	default:
+	}
+	return errors.Join(l.Close(), s.report(r))
+}
+
+func now() int64 { return time.Now().UnixNano() }
