@@ -1,0 +1,68 @@
+# What there is to do here. `make help` lists it.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# The objects in internal/probe are reproducible with one compiler alone; another newer one works too,
+# but gives other bytes.
+CLANG ?= clang-14
+GO ?= go
+TOOL := $(GO) tool -modfile=internal/tools/go.mod
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+# Debian packages by what needs them.
+BUILD_PACKAGES := clang-14 clang-format-14 llvm-14 libbpf-dev
+TEST_PACKAGES := iproute2
+export CGO_ENABLED ?= 1
+
+.PHONY: help
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+.PHONY: build
+build: ## bin/connspan, statically linked
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/connspan .
+
+.PHONY: run
+run: build ## trace this host's connections to the terminal, until Ctrl-C (needs root)
+	@if [ "$$(id -u)" = 0 ]; then exec bin/connspan; else exec sudo bin/connspan; fi
+
+.PHONY: test
+test: test-packages ## all tests; those of the kernel need root
+	@collector=$$(otelcol-config/build.sh) && \
+	if [ "$$(id -u)" = 0 ]; then root=; else root="sudo -E env PATH=$$PATH"; fi && \
+	CONNSPAN_TEST_COLLECTOR=$$collector $$root $(GO) test -race -count=1 ./...
+
+.PHONY: lint
+lint: build-packages ## golangci-lint, clang-format, govulncheck
+	$(TOOL) golangci-lint run ./...
+	clang-format-14 --dry-run -Werror bpf/*.c bpf/*.h
+	$(GO) mod tidy -diff
+	$(GO) mod verify
+
+.PHONY: vulncheck
+vulncheck: ## known vulnerabilities in what is linked (asks vuln.go.dev)
+	$(TOOL) govulncheck ./...
+
+.PHONY: bench
+bench: ## all benchmarks
+	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+.PHONY: generate
+generate: build-packages ## the BPF objects and their Go, from bpf/
+	BPF2GO_CC=$(CLANG) BPF2GO_STRIP=llvm-strip-14 $(GO) generate ./internal/probe
+
+.PHONY: fuzz
+fuzz: ## a minute of fuzzing the decoder
+	$(GO) test -run '^$$' -fuzz FuzzDecode -fuzztime 60s ./internal/event
+
+# The packages that a target needs, installed where they are missing and apt is there to do it.
+.PHONY: build-packages test-packages
+build-packages: ; @$(call install,$(BUILD_PACKAGES))
+test-packages: ; @$(call install,$(TEST_PACKAGES))
+
+define install
+if command -v apt-get >/dev/null && ! dpkg -s $(1) >/dev/null 2>&1; then \
+	if [ "$$(id -u)" = 0 ]; then root=; else root=sudo; fi; \
+	$$root apt-get update -qq && $$root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(1) >/dev/null; \
+fi
+endef
