@@ -3,6 +3,8 @@ package exporter
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/connspan/connspan/internal/event"
 	"go.opentelemetry.io/collector/pdata/pcommon"
@@ -27,8 +29,8 @@ func newResource(cfg ResourceConfig) (pcommon.Map, error) {
 		}
 		putAttribute(m, kv)
 	}
-	for name, value := range cfg.Attributes {
-		m.PutStr(event.Printable(name), event.Printable(value))
+	for _, name := range slices.Sorted(maps.Keys(cfg.Attributes)) {
+		m.PutStr(event.Printable(name), event.Printable(cfg.Attributes[name]))
 	}
 	return m, nil
 }

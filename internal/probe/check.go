@@ -147,7 +147,7 @@ func tryTypedTracepoint(btfFile string) error {
 
 // trySocketStorage calls bpf_sk_storage_get on the tracepoint's own socket. The map has no BTF for
 // its value, which the kernel demands, so it is taken from the tracer's object.
-func trySocketStorage(btfFile string) error {
+func trySocketStorage(btfFile string) (err error) {
 	spec, err := loadTracer()
 	if err != nil {
 		return fmt.Errorf("reading the BPF object: %w", err)
@@ -156,7 +156,7 @@ func trySocketStorage(btfFile string) error {
 	if err != nil {
 		return err
 	}
-	defer m.Close()
+	defer func() { err = errors.Join(err, m.Close()) }()
 	return tracepointProgram(btfFile, asm.Instructions{
 		asm.LoadMem(asm.R2, asm.R1, 0, asm.DWord), // args[0]: struct sock *
 		asm.LoadMapPtr(asm.R1, m.FD()),

@@ -10,10 +10,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sleepAtMost bounds the sleep of an idle reader: counters of failures wake nobody, and are to be
-// seen within a second.
-const sleepAtMost = time.Second
-
 // A poller waits for any of the rings, or for an interrupt.
 type poller struct {
 	epoll int
@@ -80,7 +76,7 @@ func (t *Tracer) Wait(ctx context.Context, interval time.Duration) error {
 	if t.pending() {
 		return nil
 	}
-	return t.poll.wait(sleepAtMost)
+	return t.poll.wait(t.sleep)
 }
 
 // pending reports whether a record is in a ring or on its way there.

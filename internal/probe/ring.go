@@ -67,11 +67,15 @@ func (r *ring) filled() int {
 }
 
 // drain gives yield the samples up to the first that is not submitted yet, and says how many. A
-// header that cannot be true ends it with whole false: what the ring holds is then given up, for
-// where the next record begins is not known.
+// position or a header that cannot be true ends it with whole false: what the ring holds is then
+// given up, for where the next record begins is not known.
 func (r *ring) drain(yield func(sample []byte)) (n uint64, whole bool) {
 	at := atomic.LoadUint64(position(r.consumer))
 	end := atomic.LoadUint64(position(r.producer))
+	if end-at > r.mask+1 {
+		atomic.StoreUint64(position(r.consumer), end)
+		return 0, false
+	}
 	for at != end {
 		// Pairs with the kernel's xchg: what is submitted is also filled.
 		header := atomic.LoadUint32((*uint32)(unsafe.Pointer(&r.data[at&r.mask])))

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"sync/atomic"
+	"time"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
@@ -22,6 +23,10 @@ type Config struct {
 	// BTF is a file with the types of the running kernel. Empty: the kernel's own.
 	BTF string
 }
+
+// sleepAtMost bounds the sleep of an idle reader: counters of failures wake nobody, and are to be
+// seen within a second.
+const sleepAtMost = time.Second
 
 const (
 	maxRing  = 1 << 20
@@ -48,7 +53,7 @@ func (c Config) Validate() error {
 }
 
 // A Tracer is the loaded BPF object. Its methods must not be called concurrently, but for
-// [Tracer.Interrupt] and [Tracer.Stats].
+// [Tracer.Stats].
 type Tracer struct {
 	objects  tracerObjects
 	links    []link.Link
@@ -61,6 +66,7 @@ type Tracer struct {
 	read     atomic.Uint64 // samples handed out
 	corrupt  atomic.Uint64 // rings cut short by an impossible header
 	lastRead uint64        // read, at the latest Wait
+	sleep    time.Duration // of an idle reader, at most
 	crowded  bool          // a ring was more than a quarter full at the latest Drain
 }
 
@@ -101,7 +107,7 @@ func load(cfg Config) (*Tracer, error) {
 	spec.Maps["cpus"].MaxEntries = uint32(possible)
 	spec.Maps["rings"].MaxEntries = uint32(possible)
 
-	t := &Tracer{}
+	t := &Tracer{sleep: sleepAtMost}
 	opts := &ebpf.CollectionOptions{Programs: ebpf.ProgramOptions{KernelTypes: types}}
 	if err := spec.LoadAndAssign(&t.objects, opts); err != nil {
 		return nil, fmt.Errorf("loading the BPF object: %w", err)

@@ -1,0 +1,270 @@
+package exporter
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"net/netip"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/connspan/connspan/internal/clock"
+	"github.com/connspan/connspan/internal/conn"
+	"github.com/connspan/connspan/internal/event"
+	gocmp "github.com/google/go-cmp/cmp"
+	"go.opentelemetry.io/collector/pdata/pcommon"
+	"go.opentelemetry.io/collector/pdata/plog"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+// epoch is what kernel time 0 stands for in these tests.
+var epoch = time.Unix(1_700_000_000, 0)
+
+func fixedClock(t testing.TB) *clock.Clock {
+	t.Helper()
+	c := &clock.Clock{Kernel: func() (uint64, error) { return 0, nil }, Wall: func() time.Time { return epoch }}
+	if err := c.Calibrate(); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func newTestLogs(t testing.TB, cfg LogsConfig, base pcommon.Map) *logs {
+	l := newLogs(cfg, base, fixedClock(t))
+	l.observed = epoch.Add(10 * time.Second)
+	return l
+}
+
+func hostOnly() pcommon.Map {
+	m := pcommon.NewMap()
+	m.PutStr("host.name", "node-1")
+	return m
+}
+
+// examples are one event for each thing that can be told, of three processes.
+func examples() []*event.Event {
+	curl := event.Event{
+		Time: 1_500_000, Cookie: 1, Ordinal: 1, Began: 1_000_000, Established: 1_500_000, OwnerStarted: 5,
+		NetNS: 4026531840, PID: 1234, UID: 1000, LocalISN: 0xfeed0001, PeerISN: 0xbeef0002, MinRTT: event.UnknownMinRTT,
+		Local: netip.MustParseAddrPort("10.0.0.1:4242"), Peer: netip.MustParseAddrPort("10.1.0.1:5432"),
+		Comm: event.Comm([]byte("curl\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00")), Kind: event.Opened, Role: event.Client,
+		OldState: event.SynSent, OwnerSource: event.OwnerConnect, Flags: event.HasISN,
+	}
+	curlClosed := curl
+	curlClosed.Kind, curlClosed.Ordinal, curlClosed.Time = event.Closed, 2, 1_501_000_000
+	curlClosed.BytesSent, curlClosed.BytesReceived, curlClosed.SegsOut, curlClosed.SegsIn = 120, 5300, 7, 6
+	curlClosed.Retransmits, curlClosed.SRTT, curlClosed.MinRTT = 1, 480, 350
+	curlClosed.Closer, curlClosed.OldState, curlClosed.Flags = event.CloserLocal, event.FinWait2, event.HasISN|event.Dead|event.Shut
+
+	postgres := event.Event{
+		Time: 1_600_000, Cookie: 2, Ordinal: 1, Began: 1_400_000, Established: 1_600_000, OwnerStarted: 4,
+		NetNS: 4026531840, PID: 77, UID: 26, LocalISN: 0xbeef0002, PeerISN: 0xfeed0001, MinRTT: 200,
+		Local: netip.MustParseAddrPort("[2001:db8::2]:5432"), Peer: netip.MustParseAddrPort("[2001:db8::1]:4242"),
+		Comm: event.Comm([]byte("post\xffgres\n\x00\x00\x00\x00\x00\x00")), Kind: event.Opened, Role: event.Server,
+		OldState: event.SynRecv, OwnerSource: event.OwnerListen, Flags: event.HasISN,
+	}
+	postgresReset := postgres
+	postgresReset.Kind, postgresReset.Ordinal, postgresReset.Time, postgresReset.Late = event.Closed, 2, 9_000_000, true
+	postgresReset.OldState, postgresReset.Errno = event.Established, uint32(syscall.ECONNRESET)
+
+	refused := curl
+	refused.Kind, refused.Cookie, refused.Time, refused.Established, refused.Flags = event.Failed, 3, 1_250_000, 0, 0
+	refused.OldState, refused.Errno = event.SynSent, uint32(syscall.ECONNREFUSED)
+
+	old := event.Event{
+		Time: 2_000_000, Cookie: 4, Ordinal: 1, NetNS: 4026531840, MinRTT: event.UnknownMinRTT,
+		Local: netip.MustParseAddrPort("10.0.0.1:22"), Peer: netip.MustParseAddrPort("10.0.0.9:50000"),
+		Kind: event.Closed, OldState: event.LastAck, Flags: event.Preexisting | event.Dead | event.Shut | event.FINReceived,
+	}
+	return []*event.Event{&curl, &postgres, &refused, &postgresReset, &curlClosed, &old}
+}
+
+func fill(l *logs, events []*event.Event) {
+	table := conn.NewTable()
+	for _, e := range events {
+		table.Apply(e, l.add)
+	}
+}
+
+// TestGolden: the same records give the same OTLP, octet for octet.
+func TestGolden(t *testing.T) {
+	l := newTestLogs(t, NewDefaultConfig().Logs, hostOnly())
+	fill(l, examples())
+	raw, err := (&plog.JSONMarshaler{}).MarshalLogs(l.take())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got bytes.Buffer
+	if err := json.Indent(&got, raw, "", "  "); err != nil {
+		t.Fatal(err)
+	}
+	got.WriteByte('\n')
+	const golden = "testdata/logs.json"
+	if *update {
+		if err := os.WriteFile(golden, got.Bytes(), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := gocmp.Diff(string(want), got.String()); d != "" {
+		t.Errorf("OTLP/JSON (-golden +made); go test -update writes it anew:\n%s", d)
+	}
+}
+
+func TestLines(t *testing.T) {
+	want := []string{
+		"tcp.connection.open curl[1234] 10.0.0.1:4242 -> 10.1.0.1:5432 500µs",
+		"tcp.connection.open post\ufffdgres\ufffd[77] [2001:db8::2]:5432 <- [2001:db8::1]:4242 200µs",
+		"tcp.connection.failed curl[1234] 10.0.0.1:4242 -> 10.1.0.1:5432 250µs connection_refused",
+		"tcp.connection.close post\ufffdgres\ufffd[77] [2001:db8::2]:5432 <- [2001:db8::1]:4242 7.6ms sent=0 received=0 reset_received peer",
+		"tcp.connection.close curl[1234] 10.0.0.1:4242 -> 10.1.0.1:5432 1.5s sent=120 received=5300 fin local",
+		"tcp.connection.close 10.0.0.1:22 - 10.0.0.9:50000 sent=0 received=0 fin peer",
+	}
+	var got []string
+	table := conn.NewTable()
+	for _, e := range examples() {
+		table.Apply(e, func(r *conn.Record) { got = append(got, line(r)) })
+	}
+	if d := gocmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+}
+
+func TestEventsAreChosen(t *testing.T) {
+	tests := []struct {
+		events []string
+		want   int
+	}{
+		{[]string{EventOpened, EventClosed, EventFailed}, 6},
+		{[]string{EventOpened}, 2},
+		{[]string{EventFailed}, 1},
+		{[]string{EventClosed}, 3},
+		{nil, 0},
+	}
+	for _, tt := range tests {
+		l := newTestLogs(t, LogsConfig{Events: tt.events}, hostOnly())
+		fill(l, examples())
+		if l.pending() != tt.want || l.take().LogRecordCount() != tt.want {
+			t.Errorf("events %v: %d records, want %d", tt.events, l.pending(), tt.want)
+		}
+	}
+}
+
+// TestGroups: one Resource for each process, also when an id is used again.
+func TestGroups(t *testing.T) {
+	l := newTestLogs(t, NewDefaultConfig().Logs, hostOnly())
+	events := examples()
+	again := *events[0]
+	again.Cookie, again.OwnerStarted = 9, 6
+	fill(l, append(events, &again))
+	batch := l.take()
+	if n := batch.ResourceLogs().Len(); n != 4 {
+		t.Errorf("%d resources, want 4: curl, postgres, the unknown, the other process 1234", n)
+	}
+	if l.pending() != 0 || l.take().LogRecordCount() != 0 {
+		t.Error("a batch that was taken is still there")
+	}
+}
+
+func TestResource(t *testing.T) {
+	t.Setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=prod,service.name=agent,team=a")
+	t.Setenv("OTEL_SERVICE_NAME", "agent")
+	base, err := newResource(ResourceConfig{Attributes: map[string]string{"team": "b\n"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := base.AsRaw()
+	if got["host.name"] == "" {
+		t.Error("no host.name")
+	}
+	if _, ok := got["service.name"]; ok {
+		t.Errorf("service.name %v is this program's, not the traced one's", got["service.name"])
+	}
+	if got["deployment.environment.name"] != "prod" || got["team"] != "b\ufffd" {
+		t.Errorf("attributes %v, want prod from the environment and team from the configuration", got)
+	}
+	m := pcommon.NewMap()
+	base.PutStr("service.name", "given")
+	ownerOf(examples()[0]).fillResource(m, base)
+	if v, _ := m.Get("service.name"); v.Str() != "given" {
+		t.Errorf("service.name %q, want the configured one to stay", v.Str())
+	}
+}
+
+func TestConfigValidate(t *testing.T) {
+	tests := []struct {
+		name   string
+		change func(*Config)
+		want   string
+	}{
+		{"default", func(*Config) {}, ""},
+		{"ring", func(c *Config) { c.Tracer.RingSize = 5000 }, "tracer::ring_size: ring size 5000: want a power of two from 4096 (a page) to 1073741824 (1 GiB)"},
+		{"interval", func(c *Config) { c.Tracer.Interval = 0 }, "tracer::interval: 0s, want 1ms to 10s"},
+		{"guard", func(c *Config) { c.Tracer.Guard = -1 }, "tracer::guard: -1ns, want 0s to 1s"},
+		{"hold", func(c *Config) { c.Tracer.MaxHold = -1 }, "tracer::max_hold: -1ns, want 0s (no bound) or more"},
+		{"pending", func(c *Config) { c.Tracer.MaxPending = 0 }, "tracer::max_pending: 0, want 1000 to 100000000"},
+		{"event", func(c *Config) { c.Logs.Events = []string{"open"} }, `logs::events: "open", want opened, closed or failed`},
+		{"attribute", func(c *Config) { c.Resource.Attributes = map[string]string{"": "x"} }, "resource::attributes: an empty name, want one"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			cfg := NewDefaultConfig()
+			tt.change(&cfg)
+			got := ""
+			if err := cfg.Validate(); err != nil {
+				got = err.Error()
+			}
+			if got != tt.want {
+				t.Errorf("got %q, want %q", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestSize(t *testing.T) {
+	tests := []struct {
+		text string
+		want Size
+		back string
+	}{
+		{"auto", 0, "auto"}, {"4096", 4096, "4KiB"}, {"64KiB", 64 << 10, "64KiB"}, {"1MiB", 1 << 20, "1MiB"}, {"2GiB", 2 << 30, "2GiB"}, {"100", 100, "100"},
+	}
+	for _, tt := range tests {
+		var s Size
+		if err := s.UnmarshalText([]byte(tt.text)); err != nil || s != tt.want {
+			t.Errorf("%q is %d, %v; want %d", tt.text, s, err, tt.want)
+		}
+		if b, err := s.MarshalText(); err != nil || string(b) != tt.back {
+			t.Errorf("%d is %q, %v; want %q", s, b, err, tt.back)
+		}
+	}
+	for _, bad := range []string{"", "1MB", "-1", "x", "99999999999GiB", "1.5MiB"} {
+		var s Size
+		if err := s.UnmarshalText([]byte(bad)); err == nil || !strings.Contains(err.Error(), bad) {
+			t.Errorf("%q is taken as %d, %v", bad, s, err)
+		}
+	}
+}
+
+func BenchmarkLogs(b *testing.B) {
+	l := newTestLogs(b, NewDefaultConfig().Logs, hostOnly())
+	events := examples()
+	table := conn.NewTable()
+	b.ReportAllocs()
+	for b.Loop() {
+		for _, e := range events {
+			table.Apply(e, l.add)
+		}
+		if l.pending() >= batchRecords {
+			l.take()
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(events)), "ns/record")
+}

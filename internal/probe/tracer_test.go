@@ -1,0 +1,287 @@
+package probe
+
+import (
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"testing"
+	"time"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+	"github.com/connspan/connspan/internal/actor"
+	"github.com/connspan/connspan/internal/event"
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
+)
+
+func TestMain(m *testing.M) {
+	actor.Main()
+	goleak.VerifyTestMain(m)
+}
+
+func mustAttach(t testing.TB, cfg Config) *Tracer {
+	t.Helper()
+	tr, err := Load(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := tr.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := tr.Attach(); err != nil {
+		t.Fatal(err)
+	}
+	return tr
+}
+
+// TestLayout fills the C struct, by the types that bpf2go reads from the object's BTF, and holds
+// what the decoder makes of it against it.
+func TestLayout(t *testing.T) {
+	if size := unsafe.Sizeof(tracerRecord{}); size != event.Size {
+		t.Fatalf("struct record has %d octets, the decoder wants %d", size, event.Size)
+	}
+	r := tracerRecord{
+		Ts: 1, Seq: 2, Cookie: 3, Began: 4, Established: 5, OwnerStarted: 6, BytesSent: 7, BytesReceived: 8,
+		Netns: 9, Ordinal: 10, Pid: 11, Uid: 12, SegsOut: 13, SegsIn: 14, Retransmits: 15, SrttUs: 16,
+		MinRttUs: 17, LocalIsn: 18, PeerIsn: 19, Err: 20,
+		LocalAddr: [16]uint8{1, 2, 3, 4}, PeerAddr: [16]uint8{5, 6, 7, 8}, Comm: [16]int8{'a', 'b'},
+		LocalPort: 21, PeerPort: 22, Family: 2, States: 23, Kind: 2, Role: 1, Closer: 3, OldState: 4,
+		OwnerSource: 2, Flags: 0x81,
+	}
+	want := event.Event{
+		Time: 1, Seq: 2, Cookie: 3, Began: 4, Established: 5, OwnerStarted: 6, BytesSent: 7, BytesReceived: 8,
+		NetNS: 9, Ordinal: 10, PID: 11, UID: 12, SegsOut: 13, SegsIn: 14, Retransmits: 15, SRTT: 16,
+		MinRTT: 17, LocalISN: 18, PeerISN: 19, Errno: 20,
+		Local: netip.MustParseAddrPort("1.2.3.4:21"), Peer: netip.MustParseAddrPort("5.6.7.8:22"),
+		Comm: event.Comm{'a', 'b'}, States: 23, CPU: 7, Kind: event.Closed, Role: event.Client,
+		Closer: event.CloserBoth, OldState: event.FinWait1, OwnerSource: event.OwnerListen,
+		Flags: event.Preexisting | event.HasISN,
+	}
+	var got event.Event
+	if err := event.Decode(unsafe.Slice((*byte)(unsafe.Pointer(&r)), unsafe.Sizeof(r)), 7, &got); err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(want, got, cmpopts.EquateComparable(netip.AddrPort{})); d != "" {
+		t.Errorf("decoded struct record (-C +Go):\n%s", d)
+	}
+}
+
+// TestOwnProcessIsLeftOut: the tracer's own connections are counted, and nothing else.
+func TestOwnProcessIsLeftOut(t *testing.T) {
+	tr := mustAttach(t, Config{})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	c, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	tr.Drain(func(cpu int, sample []byte) {
+		var e event.Event
+		if err := event.Decode(sample, cpu, &e); err != nil {
+			t.Error(err)
+		}
+		if e.PID == uint32(os.Getpid()) {
+			t.Errorf("told of its own connection: %+v", e)
+		}
+	})
+	if s := mustStats(t, tr).Total(); s.Excluded < 2 {
+		t.Errorf("stats %+v, want both ends opened, and left out", s)
+	}
+}
+
+func mustStats(t testing.TB, tr *Tracer) Stats {
+	t.Helper()
+	s, err := tr.Stats()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// TestCountersAddUp: with one-page rings and nobody reading, most is lost, and all is counted.
+func TestCountersAddUp(t *testing.T) {
+	tr := mustAttach(t, Config{RingSize: os.Getpagesize()})
+	p := actor.Start(t, "crowd", actor.Plan{Listen: "127.0.0.1:0", How: actor.ClientCloses, Connections: 200, Workers: 4})
+	p.Report()
+	p.Wait()
+	read := uint64(0)
+	for tr.pending() {
+		tr.Drain(func(int, []byte) { read++ })
+	}
+	s := mustStats(t, tr)
+	total := s.Total()
+	if total.RingFull == 0 || total.Numbered < 800 {
+		t.Errorf("%+v, want 800 events or more and some of them lost", total)
+	}
+	if total.Numbered != total.Submitted+total.RingFull+total.NoRing || total.Submitted != s.Read || s.Read != read {
+		t.Errorf("numbered %d, submitted %d, lost %d, read %d and %d: want them to add up",
+			total.Numbered, total.Submitted, total.RingFull+total.NoRing, s.Read, read)
+	}
+}
+
+// TestWaitWakes: the sleep of an idle reader ends with the next event, not with a timeout.
+func TestWaitWakes(t *testing.T) {
+	tr := mustAttach(t, Config{})
+	tr.sleep = time.Hour
+	for i := range 20 {
+		for tr.pending() || tr.read.Load() != tr.lastRead {
+			tr.Drain(func(int, []byte) {})
+			tr.lastRead = tr.read.Load()
+		}
+		p := actor.Start(t, "refused", actor.Plan{Connect: "127.0.0.1:1"})
+		if err := tr.Wait(t.Context(), time.Hour); err != nil {
+			t.Fatal(err)
+		}
+		if !tr.pending() {
+			t.Fatalf("round %d: woken for nothing", i)
+		}
+		p.Report()
+		p.Wait()
+	}
+}
+
+func TestNowIsTheProgramsClock(t *testing.T) {
+	tr := mustAttach(t, Config{})
+	before, err := tr.Now()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := actor.Start(t, "refused", actor.Plan{Connect: "127.0.0.1:1"})
+	p.Report()
+	p.Wait()
+	after, err := tr.Now()
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := false
+	tr.Drain(func(cpu int, sample []byte) {
+		var e event.Event
+		if err := event.Decode(sample, cpu, &e); err == nil && e.PID == uint32(p.PID()) {
+			found = true
+			if e.Time <= before || e.Time >= after {
+				t.Errorf("event at %d, want between %d and %d", e.Time, before, after)
+			}
+		}
+	})
+	if !found {
+		t.Error("the refused connection was not seen")
+	}
+}
+
+func TestCheck(t *testing.T) {
+	for _, n := range Check("") {
+		if n.Err != nil {
+			t.Errorf("%s: %v (%s)", n.Name, n.Err, n.Remedy)
+		}
+	}
+}
+
+func TestMissingBTF(t *testing.T) {
+	const file = "/nonexistent"
+	unmet := 0
+	for _, n := range Check(file) {
+		if n.Err != nil {
+			unmet++
+			if n.Remedy == "" || strings.Contains(n.Err.Error(), "\n") {
+				t.Errorf("%s: %v (%s): want one line and a remedy", n.Name, n.Err, n.Remedy)
+			}
+		}
+	}
+	if unmet == 0 {
+		t.Error("every need is met without kernel types")
+	}
+	_, err := Load(Config{BTF: file})
+	if err == nil || !strings.Contains(err.Error(), file) || !strings.Contains(err.Error(), "BTF") || strings.Contains(err.Error(), "\n") {
+		t.Errorf("loading: %v, want one line that names %s and BTF", err, file)
+	}
+}
+
+func TestConfigValidate(t *testing.T) {
+	for _, size := range []int{-1, 1, 4095, 4097, 3 << 20, 1 << 31} {
+		if _, err := Load(Config{RingSize: size}); err == nil {
+			t.Errorf("ring size %d is taken", size)
+		}
+	}
+}
+
+func TestAutoRingSize(t *testing.T) {
+	for cpus, want := range map[int]int{1: 1 << 20, 2: 1 << 20, 64: 1 << 20, 65: 1 << 19, 256: 1 << 18, 1 << 20: os.Getpagesize()} {
+		if got := AutoRingSize(cpus); got != want {
+			t.Errorf("%d CPUs: %d octets each, want %d", cpus, got, want)
+		}
+	}
+}
+
+// TestCloseFreesEverything: no descriptor is left, and closing twice does no harm.
+func TestCloseFreesEverything(t *testing.T) {
+	count := func() int {
+		fds, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(fds)
+	}
+	// The first load leaves some cached descriptors of the library behind.
+	for before, i := 0, 0; i < 3; i++ {
+		tr, err := Load(Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := tr.Attach(); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			if err := tr.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if i > 0 && count() != before {
+			t.Errorf("%d descriptors, %d before", count(), before)
+		}
+		before = count()
+	}
+}
+
+// BenchmarkProgram reports what the BPF programs cost per event told, and per connection with both
+// of its ends on this host: ten state changes, four events.
+func BenchmarkProgram(b *testing.B) {
+	stats, err := ebpf.EnableStats(uint32(unix.BPF_STATS_RUN_TIME))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer stats.Close()
+	tr := mustAttach(b, Config{RingSize: 16 << 20})
+	const connections = 5000
+	var ns, runs, events uint64
+	for b.Loop() {
+		ns0, runs0, err := tr.RunTime()
+		if err != nil {
+			b.Fatal(err)
+		}
+		p := actor.Start(b, "crowd", actor.Plan{Listen: "127.0.0.1:0", How: actor.ClientCloses, Connections: connections, Workers: 4})
+		p.Report()
+		p.Wait()
+		ns1, runs1, err := tr.RunTime()
+		if err != nil {
+			b.Fatal(err)
+		}
+		ns, runs = ns+ns1-ns0, runs+runs1-runs0
+		tr.Drain(func(int, []byte) { events++ })
+	}
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric(float64(ns)/float64(runs), "ns/run")
+	b.ReportMetric(float64(ns)/float64(events), "ns/event")
+	b.ReportMetric(float64(ns)/float64(b.N*connections), "ns/connection")
+}
