@@ -1,0 +1,268 @@
+package otlp
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.opentelemetry.io/collector/config/configcompression"
+	"go.opentelemetry.io/collector/config/configgrpc"
+	"go.opentelemetry.io/collector/config/confighttp"
+	"go.opentelemetry.io/collector/config/configoptional"
+	"go.opentelemetry.io/collector/config/configretry"
+	"go.opentelemetry.io/collector/confmap"
+	"go.opentelemetry.io/collector/exporter/exporterhelper"
+)
+
+// Values of [HTTPConfig].Encoding.
+const (
+	EncodingProto = "proto"
+	EncodingJSON  = "json"
+)
+
+// GRPCConfig configures OTLP over gRPC. Its keys are those of the Collector's otlp exporter.
+//
+// Start from [NewDefaultGRPCConfig], decode with confmap.Conf.Unmarshal, check with confmap.Validate.
+type GRPCConfig struct {
+	// TimeoutConfig holds timeout, for one attempt to send one request.
+	TimeoutConfig exporterhelper.TimeoutConfig `mapstructure:",squash"`
+	// QueueConfig bounds what waits to be sent and how it is put together to requests.
+	QueueConfig configoptional.Optional[exporterhelper.QueueBatchConfig] `mapstructure:"sending_queue"`
+	// RetryConfig tells how long to wait between attempts and when to give up.
+	RetryConfig configretry.BackOffConfig `mapstructure:"retry_on_failure"`
+	// ClientConfig holds endpoint, tls, headers, compression, keepalive and so on.
+	ClientConfig configgrpc.ClientConfig `mapstructure:",squash"`
+}
+
+// HTTPConfig configures OTLP over HTTP. Its keys are those of the Collector's otlphttp exporter, as
+// far as they concern logs.
+//
+// Start from [NewDefaultHTTPConfig], decode with confmap.Conf.Unmarshal, check with confmap.Validate.
+type HTTPConfig struct {
+	// ClientConfig holds endpoint, timeout, tls, headers, compression and so on.
+	ClientConfig confighttp.ClientConfig `mapstructure:",squash"`
+	// QueueConfig bounds what waits to be sent and how it is put together to requests.
+	QueueConfig configoptional.Optional[exporterhelper.QueueBatchConfig] `mapstructure:"sending_queue"`
+	// RetryConfig tells how long to wait between attempts and when to give up.
+	RetryConfig configretry.BackOffConfig `mapstructure:"retry_on_failure"`
+	// LogsEndpoint is the whole URL to send logs to. When empty, it is endpoint followed by /v1/logs.
+	LogsEndpoint string `mapstructure:"logs_endpoint"`
+	// Encoding of requests: EncodingProto or EncodingJSON.
+	Encoding string `mapstructure:"encoding"`
+}
+
+var (
+	_ confmap.Validator   = (*GRPCConfig)(nil)
+	_ confmap.Validator   = (*HTTPConfig)(nil)
+	_ confmap.Unmarshaler = (*HTTPConfig)(nil)
+)
+
+// NewDefaultGRPCConfig returns the defaults of the Collector's otlp exporter, but for these:
+//   - endpoint is empty; the caller must set it.
+//   - timeout is 10s, so that a slow server is not sent everything again and again.
+//   - retry_on_failure waits from 500ms to 2s, ±20%, and never gives up.
+//   - sending_queue holds 50000 records, sends up to 2048 at a time, and has 2 consumers: more of them
+//     cost memory.
+//   - keepalive is on, with a timeout of 10s that makes the kernel give up a server that vanished.
+//   - tls.reload_interval is 1m.
+//   - balancer_name is empty, not round_robin. So the name in a plain host:port endpoint is looked up
+//     for each connection. With a balancer, gRPC's own DNS resolver does that, which can need half a
+//     minute to see that a name has moved, and two to see that it is there at last.
+func NewDefaultGRPCConfig() *GRPCConfig {
+	timeout := exporterhelper.NewDefaultTimeoutConfig()
+	timeout.Timeout = requestTimeout
+
+	client := configgrpc.NewDefaultClientConfig()
+	client.BalancerName = ""
+	client.Compression = configcompression.TypeGzip
+	client.WriteBufferSize = writeBufferSize
+	client.TLS.ReloadInterval = reloadInterval
+	client.Keepalive = configoptional.Some(defaultKeepaliveConfig())
+
+	return &GRPCConfig{
+		TimeoutConfig: timeout,
+		QueueConfig:   configoptional.Some(defaultQueueConfig()),
+		RetryConfig:   defaultRetryConfig(),
+		ClientConfig:  client,
+	}
+}
+
+// NewDefaultHTTPConfig returns the defaults of the Collector's otlphttp exporter, but for these:
+//   - endpoint is empty; the caller must set it.
+//   - timeout and http2_read_idle_timeout are 10s.
+//   - retry_on_failure, sending_queue and tls.reload_interval are those of [NewDefaultGRPCConfig].
+func NewDefaultHTTPConfig() *HTTPConfig {
+	client := confighttp.NewDefaultClientConfig()
+	client.Timeout = requestTimeout
+	client.HTTP2ReadIdleTimeout = requestTimeout
+	client.Compression = configcompression.TypeGzip
+	client.WriteBufferSize = writeBufferSize
+	client.TLS.ReloadInterval = reloadInterval
+
+	return &HTTPConfig{
+		ClientConfig: client,
+		QueueConfig:  configoptional.Some(defaultQueueConfig()),
+		RetryConfig:  defaultRetryConfig(),
+		Encoding:     EncodingProto,
+	}
+}
+
+const (
+	requestTimeout  = 10 * time.Second
+	reloadInterval  = time.Minute
+	writeBufferSize = 512 << 10 // as in the Collector: requests are large, answers are not
+	queueSize       = 50_000    // records, about 120 MB when full
+	batchSize       = 2048      // records
+)
+
+func defaultQueueConfig() exporterhelper.QueueBatchConfig {
+	batch := exporterhelper.NewDefaultBatchConfig()
+	batch.MinSize = batchSize
+	batch.MaxSize = batchSize
+
+	queue := exporterhelper.NewDefaultQueueConfig()
+	queue.Sizer = batch.Sizer // records: how many of them a request holds varies too much to bound memory by requests
+	queue.QueueSize = queueSize
+	queue.NumConsumers = 1 // with more, requests overtake each other, and what happened first arrives last
+	queue.Batch = configoptional.Some(batch)
+	return queue
+}
+
+// defaultKeepaliveConfig has the kernel give a connection up whose data the peer has not acknowledged
+// for 10 s: gRPC makes the timeout the socket's TCP_USER_TIMEOUT. Pings are kept rare, since a gRPC
+// server disconnects a client that pings more than once in 5 minutes while it is busy.
+func defaultKeepaliveConfig() configgrpc.KeepaliveClientConfig {
+	keepalive := configgrpc.NewDefaultKeepaliveClientConfig()
+	keepalive.Time = 10 * time.Minute
+	keepalive.Timeout = 10 * time.Second
+	return keepalive
+}
+
+func defaultRetryConfig() configretry.BackOffConfig {
+	retry := configretry.NewDefaultBackOffConfig()
+	retry.InitialInterval = 500 * time.Millisecond
+	retry.MaxInterval = 2 * time.Second
+	retry.RandomizationFactor = 0.2
+	retry.MaxElapsedTime = 0
+	return retry
+}
+
+// Validate checks endpoint and compression. The sections below (tls, sending_queue, retry_on_failure
+// and the rest) check themselves: confmap.Validate walks the whole struct, squashed fields included,
+// calls every Validate it meets and joins the errors. So call confmap.Validate(cfg), not this method;
+// [NewGRPCLogs] does.
+func (c *GRPCConfig) Validate() error {
+	return errors.Join(c.validateEndpoint(), c.validateCompression())
+}
+
+func (c *GRPCConfig) validateEndpoint() error {
+	endpoint := c.ClientConfig.Endpoint
+	if endpoint == "" {
+		return errors.New(`endpoint: empty, want host:port as in "localhost:4317"`)
+	}
+	hostport, plain := hostPort(endpoint)
+	if !plain {
+		return nil // a target of a gRPC resolver: configgrpc checks it
+	}
+	_, port, err := net.SplitHostPort(hostport)
+	if err == nil {
+		_, err = strconv.ParseUint(port, 10, 16)
+	}
+	if err != nil {
+		return fmt.Errorf(`endpoint: %q, want host:port as in "localhost:4317"`, endpoint)
+	}
+	return nil
+}
+
+// hostPort returns endpoint without http:// or https://, and whether that is a plain host:port, not a
+// target with the scheme of a gRPC resolver.
+func hostPort(endpoint string) (string, bool) {
+	for _, scheme := range []string{"http://", "https://"} {
+		if rest, found := strings.CutPrefix(endpoint, scheme); found {
+			return rest, true
+		}
+	}
+	return endpoint, !strings.Contains(endpoint, "://")
+}
+
+func (c *GRPCConfig) validateCompression() error {
+	compression := c.ClientConfig.Compression
+	switch compression {
+	case configcompression.TypeGzip, configcompression.TypeSnappy, configcompression.TypeZstd:
+		return nil
+	}
+	if compression.IsCompressed() {
+		return fmt.Errorf(`compression: %q, want "gzip", "snappy", "zstd" or "none"`, compression)
+	}
+	return nil
+}
+
+// Unmarshal decodes conf and refuses unknown keys.
+//
+// Left to itself confmap would not: confighttp.ClientConfig decodes itself, ignores what it does not
+// know since that may be its parent's, and confmap ignores what it does not know since that may be
+// ClientConfig's. So conf is decoded twice, first into a struct that does without confighttp's method.
+func (c *HTTPConfig) Unmarshal(conf *confmap.Conf) error {
+	var keys httpKeys
+	if err := confmap.NewFromStringMap(conf.ToStringMap()).Unmarshal(&keys); err != nil {
+		return err
+	}
+	return conf.Unmarshal(c)
+}
+
+// httpKeys are the keys of HTTPConfig.
+type httpKeys struct {
+	ClientConfig plainClientConfig                                        `mapstructure:",squash"`
+	QueueConfig  configoptional.Optional[exporterhelper.QueueBatchConfig] `mapstructure:"sending_queue"`
+	RetryConfig  configretry.BackOffConfig                                `mapstructure:"retry_on_failure"`
+	LogsEndpoint string                                                   `mapstructure:"logs_endpoint"`
+	Encoding     string                                                   `mapstructure:"encoding"`
+}
+
+type plainClientConfig confighttp.ClientConfig
+
+// Validate checks endpoint, logs_endpoint and encoding. The sections below check themselves; see
+// [GRPCConfig.Validate].
+func (c *HTTPConfig) Validate() error {
+	var errs []error
+	if c.ClientConfig.Endpoint == "" && c.LogsEndpoint == "" {
+		errs = append(errs, errors.New(`endpoint: empty, want a URL as in "http://localhost:4318"`))
+	}
+	errs = append(errs,
+		validateURL("endpoint", c.ClientConfig.Endpoint),
+		validateURL("logs_endpoint", c.LogsEndpoint))
+	if c.Encoding != EncodingProto && c.Encoding != EncodingJSON {
+		errs = append(errs, fmt.Errorf("encoding: %q, want %q or %q", c.Encoding, EncodingProto, EncodingJSON))
+	}
+	return errors.Join(errs...)
+}
+
+func validateURL(key, value string) error {
+	if value == "" {
+		return nil
+	}
+	u, err := url.Parse(value)
+	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" {
+		return fmt.Errorf(`%s: %q, want a URL that begins with http:// or https:// and names a host`, key, value)
+	}
+	return nil
+}
+
+// logsURL is where to send logs.
+func (c *HTTPConfig) logsURL() (*url.URL, error) {
+	if c.LogsEndpoint != "" {
+		return url.Parse(c.LogsEndpoint)
+	}
+	base, err := url.Parse(c.ClientConfig.Endpoint)
+	if err != nil {
+		return nil, err
+	}
+	if base.Path == "" {
+		base.Path = "/" // else JoinPath makes a relative path
+	}
+	return base.JoinPath("v1", "logs"), nil
+}

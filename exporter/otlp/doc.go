@@ -1,0 +1,50 @@
+// Package otlp sends pdata logs to any OTLP server, over gRPC ([NewGRPCLogs]) or HTTP ([NewHTTPLogs]).
+//
+// Queue, batching, retries and timeouts are the Collector's exporterhelper; TLS, headers, compression,
+// proxies and authentication are its configgrpc and confighttp. [GRPCConfig] and [HTTPConfig] therefore
+// have, field for field, the keys of the Collector's otlp and otlphttp exporters. The defaults differ
+// where an agent that must lose nothing silently needs it; NewDefaultGRPCConfig and
+// NewDefaultHTTPConfig say where.
+//
+// # Delivery
+//
+// What ConsumeLogs took is sent at least once while the program runs: an answer that got lost makes
+// the request go out again, and OTLP has nothing that would tell the two apart. Requests overtake each
+// other, since num_consumers of them are under way together.
+//
+// The queue is bounded. When it is full, ConsumeLogs refuses the newest records with
+// [go.opentelemetry.io/collector/exporter/exporterhelper.ErrQueueIsFull] and, unless
+// block_on_overflow is set, never blocks; records already queued are kept. Without
+// sending_queue.storage the queue is memory, and what it holds dies with the process; with it, a
+// restart goes on where the last run ended.
+//
+// What the server answers decides:
+//
+//   - Retried, forever by default: gRPC CANCELLED, DEADLINE_EXCEEDED, ABORTED, OUT_OF_RANGE,
+//     UNAVAILABLE, DATA_LOSS, and RESOURCE_EXHAUSTED with RetryInfo; HTTP 429, 502, 503, 504; no
+//     answer at all. Also UNAUTHENTICATED, PERMISSION_DENIED, 401 and 403, which OTLP would give up: a
+//     token that expired must cost nothing but time. RetryInfo and Retry-After are obeyed, up to five
+//     minutes.
+//   - Given up and counted as [Stats].Dropped: every other status. HTTP redirects are not followed,
+//     since they would carry the configured headers, tokens among them, to wherever they point.
+//   - Partial success is a success: never sent again, the rejected records are counted as
+//     [Stats].Rejected.
+//
+// A batch above 4 MiB, which is as much as a gRPC server takes by default, goes out as several
+// requests. For a server with a lower limit set sending_queue.batch.sizer to bytes, and max_size to
+// what it takes.
+//
+// Text from the server is made printable and short before it is logged or becomes part of an error.
+// Messages to the logger of the settings come at most once in ten seconds each.
+//
+// # Recovery
+//
+// With the defaults, a server that was down is used within five seconds of its return: neither the
+// wait between two attempts nor gRPC's wait between two connections exceeds 2.4 s. A server that
+// vanished without closing its connections is noticed after ten seconds.
+//
+// # Compression
+//
+// The default is gzip, which every OTLP server must understand, and which costs more than all the rest
+// of the export. For a Collector, zstd or snappy cost a fraction of it; on the same host, none does.
+package otlp

@@ -1,0 +1,179 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+
+	"go.opentelemetry.io/collector/component"
+	"go.opentelemetry.io/collector/confmap"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/connspan/connspan/exporter"
+)
+
+// config is the whole configuration file.
+type config struct {
+	Exporter exporter.Config `mapstructure:",squash"`
+	// Exporters are where the signals go; the console when none is given.
+	Exporters map[component.ID]component.Config `mapstructure:"exporters"`
+	Telemetry telemetryConfig                   `mapstructure:"telemetry"`
+}
+
+// telemetryConfig is about what the program tells of itself.
+type telemetryConfig struct {
+	Logs logsConfig `mapstructure:"logs"`
+}
+
+// logsConfig is about the messages on stderr.
+type logsConfig struct {
+	// Level is the least severity that is shown, one of levels.
+	Level string `mapstructure:"level"`
+}
+
+var levels = []string{"debug", "info", "warn", "error"}
+
+func newDefaultConfig() *config {
+	return &config{
+		Exporter:  exporter.NewDefaultConfig(),
+		Telemetry: telemetryConfig{Logs: logsConfig{Level: "info"}},
+	}
+}
+
+// load reads the configuration in file; an empty name stands for an empty file. The error is a
+// usageError. Warnings go to stderr.
+func load(file string, stderr io.Writer) (*config, error) {
+	conf := confmap.New()
+	if file != "" {
+		var err error
+		if conf, err = read(file, newLogger("warn", stderr)); err != nil {
+			return nil, usageError{err}
+		}
+	}
+	cfg, err := decode(conf)
+	if err != nil {
+		return nil, usageError{fmt.Errorf("%s: %w", file, err)}
+	}
+	return cfg, nil
+}
+
+// decode is strict at every level, which confmap is not where sections are squashed into one another,
+// and takes no number for what has a unit or is whole. Each kind of mistake is looked for only when
+// there is none of the one before.
+func decode(conf *confmap.Conf) (*config, error) {
+	given := conf.ToStringMap()
+	cfg := newDefaultConfig()
+	if err := errors.Join(unknownKeys(given, reflect.TypeFor[config](), "")...); err != nil {
+		return nil, err
+	}
+	if err := cfg.decodeExporters(conf); err != nil {
+		return nil, err
+	}
+	conf.Delete("exporters")
+	if err := explain(conf.Unmarshal(cfg), conf, ""); err != nil {
+		return nil, err
+	}
+	resolved := cfg.resolve()
+	if err := errors.Join(append(wrongNumbers(given, resolved), missingExtensions(resolved)...)...); err != nil {
+		return nil, err
+	}
+	return cfg, cfg.validate()
+}
+
+// decodeExporters decodes each section of exporters over the defaults of its type.
+func (c *config) decodeExporters(conf *confmap.Conf) error {
+	sections, err := conf.Sub("exporters")
+	if err != nil {
+		return fmt.Errorf("exporters: %v, want a section for each exporter", conf.Get("exporters"))
+	}
+	c.Exporters = make(map[component.ID]component.Config)
+	given := sections.ToStringMap()
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(given)) {
+		errs = append(errs, c.decodeExporter(name, given[name], sections))
+	}
+	if len(given) == 0 {
+		c.Exporters[component.NewID(typeConsole)] = kinds[typeConsole].defaults()
+	}
+	return errors.Join(errs...)
+}
+
+func (c *config) decodeExporter(name string, given any, sections *confmap.Conf) error {
+	path := "exporters::" + name
+	var id component.ID
+	if err := id.UnmarshalText([]byte(name)); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	kind, ok := kinds[id.Type()]
+	if !ok {
+		return fmt.Errorf("%s: unknown type, want otlp, otlphttp or console", path)
+	}
+	if _, ok := c.Exporters[id]; ok {
+		return fmt.Errorf("%s: given twice", path)
+	}
+	section, err := sections.Sub(name)
+	if err != nil {
+		return fmt.Errorf("%s: %v, want a section", path, given)
+	}
+	cfg := kind.defaults()
+	if err := errors.Join(unknownKeys(given, reflect.TypeOf(cfg), path)...); err != nil {
+		return err
+	}
+	if err := explain(section.Unmarshal(cfg), section, path); err != nil {
+		return err
+	}
+	c.Exporters[id] = cfg
+	return nil
+}
+
+func (c *config) validate() error {
+	errs := []error{c.Exporter.Validate()}
+	for _, id := range c.exporterIDs() {
+		errs = append(errs, locate(confmap.Validate(c.Exporters[id]), "exporters::"+id.String()))
+	}
+	if level := c.Telemetry.Logs.Level; !slices.Contains(levels, level) {
+		errs = append(errs, fmt.Errorf("telemetry::logs::level: %q, want debug, info, warn or error", level))
+	}
+	return errors.Join(errs...)
+}
+
+// exporterIDs are in the order of their names.
+func (c *config) exporterIDs() []component.ID {
+	return slices.SortedFunc(maps.Keys(c.Exporters), func(a, b component.ID) int {
+		return strings.Compare(a.String(), b.String())
+	})
+}
+
+// resolve gives the configuration as it could be written in a file, defaults included, secrets not.
+func (c *config) resolve() map[string]any {
+	exporters := make(map[string]any)
+	for id, cfg := range c.Exporters {
+		exporters[id.String()] = resolve(reflect.ValueOf(cfg), reflect.ValueOf(kinds[id.Type()].defaults()))
+	}
+	all := *c
+	all.Exporters = nil
+	sections := resolve(reflect.ValueOf(all), reflect.ValueOf(*newDefaultConfig())).(map[string]any)
+	sections["exporters"] = exporters
+	return sections
+}
+
+// validate reads the configuration and prints it, resolved.
+func validate(file string, stdout, stderr io.Writer) error {
+	if file == "" {
+		return usageError{errors.New("validate: --config FILE is missing; see connspan help")}
+	}
+	cfg, err := load(file, stderr)
+	if err != nil {
+		return err
+	}
+	encoder := yaml.NewEncoder(stdout)
+	encoder.SetIndent(2)
+	if err := encoder.Encode(cfg.resolve()); err != nil {
+		return fmt.Errorf("printing the configuration: %w", err)
+	}
+	return encoder.Close()
+}

@@ -1,0 +1,81 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os/signal"
+	"time"
+
+	"go.uber.org/zap/exp/zapslog"
+	"golang.org/x/sys/unix"
+
+	"github.com/connspan/connspan/exporter"
+)
+
+// shutdownTimeout bounds how long the exporters together may take to send what they have.
+const shutdownTimeout = 5 * time.Second
+
+// run traces and exports until SIGINT or SIGTERM.
+func run(version, file, btf string, stdout, stderr io.Writer) error {
+	cfg, err := load(file, stderr)
+	if err != nil {
+		return err
+	}
+	cfg.Exporter.Tracer.BTF = btf
+
+	signals, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
+	defer stop()
+	// A second signal ends the program at once, but not one that comes together with the first:
+	// timeout(1) signals the process and then its group.
+	context.AfterFunc(signals, func() { time.AfterFunc(time.Second, stop) })
+	// A reader of stdout that goes away ends the console, not the other exporters with it.
+	signal.Ignore(unix.SIGPIPE)
+	defer signal.Reset(unix.SIGPIPE)
+
+	ctx, giveUp := context.WithCancelCause(signals)
+	defer giveUp(nil)
+	logger := newLogger(cfg.Telemetry.Logs.Level, stderr)
+	exporters, err := newExporters(versionOf(version), cfg, logger, stdout, giveUp)
+	if err != nil {
+		return err
+	}
+	if err := exporters.start(); err != nil {
+		return err
+	}
+	err = trace(ctx, cfg.Exporter, exporters, slog.New(zapslog.NewHandler(logger.Core())))
+	if err == nil && signals.Err() == nil {
+		err = context.Cause(ctx)
+	}
+	return err
+}
+
+// trace runs the tracer until ctx ends, then has the exporters send what they have.
+func trace(ctx context.Context, cfg exporter.Config, exporters *exporters, logger *slog.Logger) error {
+	tracer, err := exporter.New(cfg, exporter.Consumers{Logs: exporters.consumers()}, logger)
+	if err != nil {
+		exporters.shutdown()
+		return err
+	}
+	logger.Info("tracing TCP connections", "kernel", kernel(), "events", cfg.Logs.Events, "exporters", exporters.targets())
+	err = tracer.Run(ctx)
+	stats, statsErr := tracer.Stats()
+	err = errors.Join(err, statsErr, tracer.Close())
+	exporters.shutdown()
+	logger.Info("stopped",
+		"opened", stats.Opened, "closed", stats.Closed, "failed", stats.Failed, "open", stats.Open,
+		"lost", stats.Lost+stats.Unseen+stats.Malformed, "late", stats.Late, "violations", stats.Violations,
+		"refused", stats.Refused)
+	return err
+}
+
+// kernel names the running kernel.
+func kernel() string {
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		return err.Error()
+	}
+	return fmt.Sprintf("%s %s %s", unix.ByteSliceToString(u.Sysname[:]), unix.ByteSliceToString(u.Release[:]), unix.ByteSliceToString(u.Machine[:]))
+}

@@ -1,0 +1,383 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/connspan/connspan/internal/actor"
+	"github.com/google/go-cmp/cmp"
+	"go.opentelemetry.io/collector/pdata/plog"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) {
+	actor.Main()
+	goleak.VerifyTestMain(m)
+}
+
+// program is a process under test: what it has said on stderr can be waited for.
+type program struct {
+	t      testing.TB
+	cmd    *exec.Cmd
+	stdout bytes.Buffer
+	mu     sync.Mutex
+	said   strings.Builder
+	more   chan struct{}
+	ended  chan error
+}
+
+func start(t testing.TB, env []string, name string, args ...string) *program {
+	t.Helper()
+	p := &program{t: t, cmd: exec.Command(name, args...), more: make(chan struct{}, 1), ended: make(chan error, 1)}
+	p.cmd.Env = append(os.Environ(), env...)
+	p.cmd.Stdout = &p.stdout
+	stderr, err := p.cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go p.listen(stderr)
+	t.Cleanup(func() {
+		_ = p.cmd.Process.Kill()
+		<-p.ended
+	})
+	return p
+}
+
+func (p *program) listen(stderr io.Reader) {
+	for lines := bufio.NewScanner(stderr); lines.Scan(); {
+		p.mu.Lock()
+		p.said.WriteString(lines.Text() + "\n")
+		p.mu.Unlock()
+		select {
+		case p.more <- struct{}{}:
+		default:
+		}
+	}
+	p.ended <- p.cmd.Wait()
+	close(p.ended)
+}
+
+func (p *program) log() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.said.String()
+}
+
+// await waits until the program's log matches and gives the submatches.
+func (p *program) await(pattern string) []string {
+	p.t.Helper()
+	re := regexp.MustCompile(pattern)
+	timeout := time.After(30 * time.Second)
+	for {
+		if m := re.FindStringSubmatch(p.log()); m != nil {
+			return m
+		}
+		select {
+		case <-p.more:
+		case err := <-p.ended:
+			p.t.Fatalf("%s ended with %v before it said %q:\n%s", p.cmd.Path, err, pattern, p.log())
+		case <-timeout:
+			p.t.Fatalf("%s has not said %q in 30 s:\n%s", p.cmd.Path, pattern, p.log())
+		}
+	}
+}
+
+// stop sends the signal and wants a good end.
+func (p *program) stop(signal os.Signal) {
+	p.t.Helper()
+	if err := p.cmd.Process.Signal(signal); err != nil {
+		p.t.Fatal(err)
+	}
+	select {
+	case err := <-p.ended:
+		if err != nil {
+			p.t.Fatalf("%s ended with %v:\n%s", p.cmd.Path, err, p.log())
+		}
+	case <-time.After(30 * time.Second):
+		p.t.Fatalf("%s is still there 30 s after %v:\n%s", p.cmd.Path, signal, p.log())
+	}
+}
+
+// binary builds connspan, once.
+var binary = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "connspan-test-")
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, "connspan")
+	cmd := exec.Command("go", "build", "-o", path, ".")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("building: %w: %s", err, out)
+	}
+	return path, nil
+})
+
+func mustBinary(t testing.TB) string {
+	t.Helper()
+	path, err := binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// collector runs the real Collector with the configuration that users are given.
+type collector struct {
+	*program
+	grpc, http string
+	file       string
+}
+
+func startCollector(t testing.TB) *collector {
+	t.Helper()
+	path := os.Getenv("CONNSPAN_TEST_COLLECTOR")
+	if path == "" {
+		out, err := exec.Command("otelcol-config/build.sh").Output()
+		if err != nil {
+			t.Fatalf("building the Collector: %v", err)
+		}
+		path = strings.TrimSpace(string(out))
+	}
+	file := filepath.Join(t.TempDir(), "otlp.jsonl")
+	p := start(t, []string{"CONNSPAN_OTLP_GRPC=127.0.0.1:0", "CONNSPAN_OTLP_HTTP=127.0.0.1:0", "CONNSPAN_FILE=" + file},
+		path, "--config", "otelcol-config/debug-file.yaml")
+	endpoint := func(kind string) string {
+		return p.await(`Starting ` + kind + ` server.*"endpoint": "([^"]+)"`)[1]
+	}
+	c := &collector{program: p, grpc: endpoint("GRPC"), http: endpoint("HTTP"), file: file}
+	p.await("Everything is ready")
+	return c
+}
+
+// records reads back everything that the Collector has written.
+func (c *collector) records() (all []plog.LogRecord) {
+	c.t.Helper()
+	b, err := os.ReadFile(c.file)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	for line := range bytes.Lines(b) {
+		ld, err := (&plog.JSONUnmarshaler{}).UnmarshalLogs(line)
+		if err != nil {
+			c.t.Fatalf("reading %s: %v", c.file, err)
+		}
+		for _, rl := range ld.ResourceLogs().All() {
+			for _, sl := range rl.ScopeLogs().All() {
+				for _, lr := range sl.LogRecords().All() {
+					all = append(all, lr)
+				}
+			}
+		}
+	}
+	return all
+}
+
+// awaitRecords waits until the Collector has written so many records.
+func (c *collector) awaitRecords(n int) {
+	c.t.Helper()
+	got := 0
+	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(200 * time.Millisecond) {
+		b, err := os.ReadFile(c.file)
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		if got = bytes.Count(b, []byte(`"eventName"`)); got >= n {
+			return
+		}
+	}
+	c.t.Fatalf("%d records in the Collector's file after 2 minutes, want %d", got, n)
+}
+
+func attr(lr plog.LogRecord, key string) any {
+	if v, ok := lr.Attributes().Get(key); ok {
+		return v.AsRaw()
+	}
+	return nil
+}
+
+func writeConfig(t testing.TB, yaml string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "connspan.yaml")
+	if err := os.WriteFile(path, []byte(yaml), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+const tracing = "tracing TCP connections"
+
+// queue holds all records of a crowd: that Collector and crowd share the processors is no reason to
+// refuse any.
+const queue = "sending_queue: {queue_size: 200000}"
+
+// TestEndToEnd sends twenty thousand connections, and a known one, through the program and a real
+// Collector to its file; the last of them right before the signal to stop.
+func TestEndToEnd(t *testing.T) {
+	tests := []struct {
+		name   string
+		config string
+		signal os.Signal
+	}{
+		{"gRPC", "exporters: {otlp: {endpoint: %q, tls: {insecure: true}, " + queue + "}}", syscall.SIGTERM},
+		{"HTTP", "exporters: {otlphttp: {endpoint: http://%s, " + queue + "}}", syscall.SIGINT},
+		{"HTTP, JSON", "exporters: {otlphttp: {endpoint: http://%s, encoding: json, " + queue + "}}", syscall.SIGTERM},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			c := startCollector(t)
+			endpoint := c.grpc
+			if strings.Contains(tt.config, "otlphttp") {
+				endpoint = c.http
+			}
+			p := start(t, nil, mustBinary(t), "--config", writeConfig(t, fmt.Sprintf(tt.config, endpoint)))
+			p.await(tracing)
+			const n = 20_000
+			crowd := actor.Start(t, "crowd", actor.Plan{Listen: "127.0.0.1:0", Request: 1, Reply: 1, How: actor.ClientCloses, Connections: n, Workers: 8})
+			crowd.Report()
+			crowd.Wait()
+			c.awaitRecords(4 * n)
+			pair := actor.Start(t, "pair", actor.Plan{Listen: "127.0.0.1:0", Request: 120, Reply: 5300, How: actor.ClientCloses})
+			truth := pair.Report()
+			pair.Cue()
+			pair.Report()
+			pair.Wait()
+			p.stop(tt.signal)
+
+			records := c.records()
+			checkCrowd(t, records, crowd.PID(), n)
+			checkPair(t, records, truth)
+			checkFeedback(t, records, p.cmd.Process.Pid, c.cmd.Process.Pid)
+			for _, zero := range []string{`"lost": 0`, `"late": 0`, `"violations": 0`, `"refused": 0`} {
+				if !strings.Contains(p.log(), zero) {
+					t.Errorf("no %s at the end:\n%s", zero, p.log())
+				}
+			}
+		})
+	}
+}
+
+func checkCrowd(t *testing.T, records []plog.LogRecord, pid, n int) {
+	t.Helper()
+	counts := map[string]int{}
+	open := map[string]bool{}
+	for _, lr := range records {
+		if attr(lr, "process.pid") != int64(pid) {
+			continue
+		}
+		role, _ := attr(lr, "network.tcp.handshake.role").(string)
+		counts[lr.EventName()+" "+role]++
+		end := fmt.Sprint(role, attr(lr, "tcp.connection.id"))
+		if lr.EventName() == "tcp.connection.close" && !open[end] {
+			t.Fatalf("%s: closed before it opened", lr.Body().Str())
+		}
+		open[end] = true
+	}
+	want := map[string]int{
+		"tcp.connection.open client": n, "tcp.connection.open server": n,
+		"tcp.connection.close client": n, "tcp.connection.close server": n,
+	}
+	if d := cmp.Diff(want, counts); d != "" {
+		t.Errorf("records of the crowd:\n%s", d)
+	}
+}
+
+func checkPair(t *testing.T, records []plog.LogRecord, truth actor.Report) {
+	t.Helper()
+	var got []string
+	for _, lr := range records {
+		if attr(lr, "process.pid") == int64(truth.PID) {
+			got = append(got, fmt.Sprint(lr.EventName(), " ", attr(lr, "network.local.address"), ":", attr(lr, "network.local.port"),
+				" ", attr(lr, "tcp.connection.bytes_sent"), " ", attr(lr, "tcp.connection.bytes_received"), " ", attr(lr, "tcp.connection.close.initiator")))
+		}
+	}
+	want := []string{
+		fmt.Sprint("tcp.connection.open ", truth.Local, " <nil> <nil> <nil>"),
+		fmt.Sprint("tcp.connection.open ", truth.Peer, " <nil> <nil> <nil>"),
+		fmt.Sprint("tcp.connection.close ", truth.Local, " 120 5300 local"),
+		fmt.Sprint("tcp.connection.close ", truth.Peer, " 5300 120 peer"),
+	}
+	slices.Sort(want)
+	slices.Sort(got)
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("records of the pair:\n%s", d)
+	}
+}
+
+// checkFeedback: the program's own connections to the Collector are not told, and the Collector's
+// ends of them once, not again for each export.
+func checkFeedback(t *testing.T, records []plog.LogRecord, program, collector int) {
+	t.Helper()
+	ends := 0
+	for _, lr := range records {
+		switch attr(lr, "process.pid") {
+		case int64(program):
+			t.Errorf("told of its own connection: %s", lr.Body().Str())
+		case int64(collector):
+			ends++
+		}
+	}
+	if ends > 20 {
+		t.Errorf("%d records of the Collector's ends, want a few", ends)
+	}
+}
+
+// TestConsole: without a configuration, text on stdout, in order, with a header.
+func TestConsole(t *testing.T) {
+	p := start(t, nil, mustBinary(t))
+	p.await(tracing)
+	pair := actor.Start(t, "pair", actor.Plan{Listen: "127.0.0.1:0", Request: 120, Reply: 5300, How: actor.ServerCloses})
+	pair.Report()
+	pair.Cue()
+	pair.Report()
+	pair.Wait()
+	p.stop(syscall.SIGINT)
+	var mine []string
+	for line := range strings.Lines(p.stdout.String()) {
+		if strings.Contains(line, fmt.Sprintf("[%d]", pair.PID())) {
+			mine = append(mine, line)
+		}
+	}
+	if len(mine) != 4 || !strings.Contains(p.stdout.String(), "PROCESS") {
+		t.Errorf("want a header and four lines of process %d:\n%s", pair.PID(), p.stdout.String())
+	}
+}
+
+// TestCollectorDown: the program ends in time although nobody takes what it has.
+func TestCollectorDown(t *testing.T) {
+	config := "exporters: {otlp: {endpoint: \"127.0.0.1:1\", tls: {insecure: true}}}"
+	p := start(t, nil, mustBinary(t), "run", "--config", writeConfig(t, config))
+	p.await(tracing)
+	refused := actor.Start(t, "refused", actor.Plan{Connect: "127.0.0.1:2"})
+	refused.Report()
+	refused.Wait()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-p.ended:
+	case <-ctx.Done():
+		t.Fatalf("still there:\n%s", p.log())
+	}
+	if strings.Count(p.log(), "\n") > 20 {
+		t.Errorf("floods its log:\n%s", p.log())
+	}
+}
