@@ -4,6 +4,7 @@
 #define CONNSPAN_EMIT_H
 
 #include "maps.h"
+#include "stall.h"
 
 /*
  * Atomics that return a value are fully ordered on every architecture; without a use of the
@@ -96,7 +97,8 @@ static __always_inline void fill_conn(struct record *r, const struct conn *c)
 	r->flags = c->flags;
 }
 
-static __always_inline void submit(struct cpu *cpu, struct sock *sk, struct tcp_sock *tp,
+/* False: the event is lost, and counted. */
+static __always_inline bool submit(struct cpu *cpu, struct sock *sk, struct tcp_sock *tp,
 				   const struct conn *c, enum kind kind, int old_state, __u64 ts)
 {
 	__u64 seq = __sync_fetch_and_add(&cpu->seq, 1);
@@ -107,12 +109,12 @@ static __always_inline void submit(struct cpu *cpu, struct sock *sk, struct tcp_
 	ring = bpf_map_lookup_elem(&rings, &id);
 	if (!ring) {
 		count(&cpu->no_ring);
-		return;
+		return false;
 	}
 	r = bpf_ringbuf_reserve(ring, sizeof(*r), 0);
 	if (!r) {
 		count(&cpu->ring_full);
-		return;
+		return false;
 	}
 	r->ts = ts;
 	r->seq = seq;
@@ -123,13 +125,27 @@ static __always_inline void submit(struct cpu *cpu, struct sock *sk, struct tcp_
 	fill_socket(r, sk, tp);
 	add_ordered(&cpu->submitted, 1);
 	bpf_ringbuf_submit(r, wake_flags());
+	return true;
+}
+
+/*
+ * snd_una has moved by what was acknowledged; a client's SYN is one octet of that, a server's
+ * child starts behind its SYN. rcv_nxt has moved by what was received, and the peer's SYN. Both
+ * hold at any time in the connection's life, and modulo 2^32 like the numbers themselves.
+ */
+static __always_inline void find_isns(struct conn *c, struct tcp_sock *tp)
+{
+	if (c->role == ROLE_UNKNOWN)
+		return;
+	c->local_isn = tp->snd_una - (__u32)tp->bytes_acked - (c->role == ROLE_SERVER ? 1 : 0);
+	c->peer_isn = tp->rcv_nxt - (__u32)tp->bytes_received - 1;
+	c->flags |= FLAG_ISN;
 }
 
 /* What a connection learns about itself at the very time of the handshake's end. */
 static __always_inline void establish(struct conn *c, struct tcp_sock *tp, __u64 ts)
 {
 	__u64 rtt = (__u64)(tp->srtt_us >> 3) * 1000;
-	__u32 acked = (__u32)tp->bytes_acked;
 
 	c->established = ts;
 	/* A child socket is made by the handshake's last ACK, so its own age says nothing. The
@@ -137,12 +153,7 @@ static __always_inline void establish(struct conn *c, struct tcp_sock *tp, __u64
 	 * a SYN cookie or a SYN-ACK sent twice: then the beginning is unknown. */
 	if (c->role == ROLE_SERVER)
 		c->began = rtt ? ts - rtt : 0;
-	/* snd_una has moved by what was acknowledged; a client's SYN is one octet of that,
-	 * a child starts behind its SYN. */
-	c->local_isn = tp->snd_una - acked - (c->role == ROLE_SERVER ? 1 : 0);
-	c->peer_isn = tp->rcv_nxt - (__u32)tp->bytes_received - 1;
-	if (c->role != ROLE_UNKNOWN)
-		c->flags |= FLAG_ISN;
+	find_isns(c, tp);
 }
 
 /*
@@ -155,6 +166,7 @@ static __always_inline void emit(struct sock *sk, struct tcp_sock *tp, struct co
 {
 	struct cpu *cpu = this_cpu();
 	__u64 ts;
+	bool told;
 
 	if (!cpu)
 		return;
@@ -166,8 +178,11 @@ static __always_inline void emit(struct sock *sk, struct tcp_sock *tp, struct co
 	ts = bpf_ktime_get_ns();
 	if (kind == KIND_OPENED)
 		establish(c, tp, ts);
+	stall(ts);
 	c->ordinal++;
-	submit(cpu, sk, tp, c, kind, old_state, ts);
+	told = submit(cpu, sk, tp, c, kind, old_state, ts);
+	c->untold = kind == KIND_OPENED && !told;
+	c->over = kind != KIND_OPENED;
 	add_ordered(&cpu->in_flight, -1);
 }
 

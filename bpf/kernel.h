@@ -22,6 +22,7 @@ typedef __u32 __wsum;
 #define AF_INET 2
 #define AF_INET6 10
 #define IPPROTO_TCP 6
+#define IPPROTO_MPTCP 262
 #define PF_EXITING 0x00000004 /* include/linux/sched.h */
 #define SHUTDOWN_MASK 3	      /* include/net/sock.h */
 #define SOCK_DEAD_BIT 0	      /* enum sock_flags, include/net/sock.h */
@@ -44,6 +45,7 @@ enum {
 
 /* include/linux/bpf.h, uapi */
 enum {
+	BPF_MAP_TYPE_HASH = 1,
 	BPF_MAP_TYPE_ARRAY = 2,
 	BPF_MAP_TYPE_ARRAY_OF_MAPS = 12,
 	BPF_MAP_TYPE_SK_STORAGE = 24,
@@ -55,12 +57,17 @@ enum {
 	BPF_F_MMAPABLE = 1U << 10,
 };
 enum {
+	BPF_ANY = 0,
+};
+enum {
 	BPF_SK_STORAGE_GET_F_CREATE = 1ULL << 0,
 };
 enum {
 	BPF_RB_NO_WAKEUP = 1ULL << 0,
 	BPF_RB_FORCE_WAKEUP = 1ULL << 1,
 };
+
+#define barrier() asm volatile("" : : : "memory")
 
 /* The holes here mean nothing: no offset of these copies survives loading. */
 #pragma clang diagnostic push
@@ -91,13 +98,18 @@ struct sock_common {
 	__be32 skc_rcv_saddr;
 	__be16 skc_dport;
 	unsigned short skc_family;
+	volatile unsigned char skc_state;
 	possible_net_t skc_net;
 	struct in6_addr skc_v6_daddr;
 	struct in6_addr skc_v6_rcv_saddr;
 	unsigned long skc_flags;
 };
 
-struct socket;
+struct sock;
+
+struct socket {
+	struct sock *sk;
+};
 
 struct sock {
 	struct sock_common __sk_common;
@@ -137,16 +149,58 @@ struct tcp_sock {
 	__u32 srtt_us;
 	__u32 rcv_nxt;
 	__u32 snd_una;
+	__u32 snd_nxt;
 	int linger2;
 	struct minmax rtt_min;
 };
 
+typedef struct {
+	unsigned int val;
+} kuid_t;
+
+struct cred {
+	kuid_t uid;
+};
+
+/* net/mptcp/protocol.h: what a process has open; the connection itself is the first subflow. */
+struct mptcp_sock {
+	struct sock *first;
+};
+
 struct task_struct {
+	const struct cred *cred;
 	unsigned int flags;
 	int tgid;
 	__u64 start_boottime;
 	struct task_struct *group_leader;
 	char comm[16];
+};
+
+struct seq_file;
+struct file;
+
+/* The contexts of iterators: include/linux/bpf.h, kernel/bpf/task_iter.c, net/ipv4/tcp_ipv4.c, net/core/bpf_sk_storage.c */
+struct bpf_iter_meta {
+	struct seq_file *seq;
+};
+
+struct bpf_iter__task_file {
+	struct bpf_iter_meta *meta;
+	struct task_struct *task;
+	__u32 fd;
+	struct file *file;
+};
+
+struct bpf_iter__tcp {
+	struct bpf_iter_meta *meta;
+	struct sock_common *sk_common;
+};
+
+struct bpf_iter__bpf_sk_storage_map {
+	struct bpf_iter_meta *meta;
+	void *map;
+	struct sock *sk;
+	void *value;
 };
 
 #pragma clang attribute pop

@@ -32,7 +32,10 @@ struct conn {
 	__u8 local_addr[16];
 	__u8 peer_addr[16];
 	char comm[COMM_LEN];
-	__u8 _pad[6];
+	/* Octets of their own, because snapshots write them without the socket's lock. */
+	__u8 untold; /* open, but the event that says so is still owed: see adopt */
+	__u8 over;   /* its last event has been submitted, or lost */
+	__u8 _pad[4];
 };
 
 /*
@@ -72,7 +75,10 @@ struct {
 	__type(value, struct cpu);
 } cpus SEC(".maps");
 
-/* Per possible CPU a ring, made and put here by the loader before it attaches anything. */
+/*
+ * Per possible CPU a ring, made and put here by the loader before it attaches anything. Behind
+ * them, while a snapshot lists the sockets, the ring that takes their cookies.
+ */
 struct ring {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 4096);
@@ -87,8 +93,9 @@ struct {
 
 /* One word each way between the reader and the programs, read and written through mmap. */
 struct control {
-	__u32 self;   /* thread group of the tracer in the kernel's own numbering; set by introduce */
-	__u32 asleep; /* 1: the reader sleeps and wants the next record to wake it; see wake_flags */
+	__u32 self;	/* thread group of the tracer in the kernel's own numbering; set by introduce */
+	__u32 asleep;	/* 1: the reader sleeps and wants the next record to wake it; see wake_flags */
+	__u64 unlisted; /* cookies for which the list's ring had no room */
 };
 
 struct {

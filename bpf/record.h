@@ -6,9 +6,10 @@
 #define COMM_LEN 16
 
 enum kind {
-	KIND_OPENED = 1, /* reached ESTABLISHED */
-	KIND_CLOSED = 2, /* over, after having been open */
-	KIND_FAILED = 3, /* over, never ESTABLISHED */
+	KIND_OPENED = 1,  /* reached ESTABLISHED */
+	KIND_CLOSED = 2,  /* over, after having been open */
+	KIND_FAILED = 3,  /* over, never ESTABLISHED */
+	KIND_ADOPTED = 4, /* found open: older than the tracer, or its opening was lost */
 };
 
 enum role {
@@ -31,6 +32,7 @@ enum owner_source {
 	OWNER_CONNECT = 1, /* called connect() */
 	OWNER_LISTEN = 2,  /* called listen() on the socket that this one was cloned from */
 	OWNER_CLOSE = 3,   /* sent the local FIN */
+	OWNER_FILE = 4,	   /* has it open as a file */
 };
 
 enum record_flags {

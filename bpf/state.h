@@ -81,6 +81,8 @@ static __always_inline void begin(struct conn *c, enum role role)
 	c->closer = CLOSER_NONE;
 	c->role = role;
 	c->local_port = 0;
+	c->untold = 0;
+	c->over = 0;
 	c->flags &= FLAG_EXCLUDED;
 }
 
@@ -164,8 +166,8 @@ static __always_inline struct conn *remember(struct sock *sk, int old)
 {
 	struct conn *c = bpf_sk_storage_get(&conns, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 
-	if (!c)
-		return 0;
+	if (!c) /* a snapshot may just have made it */
+		return bpf_sk_storage_get(&conns, sk, 0, 0);
 	if (old != TCP_CLOSE && old != TCP_LISTEN && old != TCP_SYN_SENT && old != TCP_SYN_RECV)
 		c->flags = FLAG_PREEXISTING;
 	return c;

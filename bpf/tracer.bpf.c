@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /* Every TCP connection on the host, from one typed tracepoint. */
-#include "state.h"
+#include "snapshot.h"
 
 #include <bpf/bpf_tracing.h>
 
@@ -17,6 +17,62 @@ SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(second, struct sock *sk, int old, int new)
 {
 	return transition(sk, old, new, true);
+}
+
+/* Every file of every process, in every network namespace. */
+SEC("iter/task_file")
+int remember_files(struct bpf_iter__task_file *ctx)
+{
+	struct task_struct *task = ctx->task;
+	struct file *file = ctx->file;
+	struct socket *socket;
+
+	if (!task || !file)
+		return 0;
+	socket = bpf_sock_from_file(file);
+	if (socket && socket->sk)
+		remember_file(socket->sk, task);
+	return 0;
+}
+
+/* Every socket of the reader's own network namespace, also those that nobody has open. */
+SEC("iter/tcp")
+int remember_tcp(struct bpf_iter__tcp *ctx)
+{
+	struct sock_common *skc = ctx->sk_common;
+	struct tcp_sock *tp;
+
+	if (!skc)
+		return 0;
+	tp = bpf_skc_to_tcp_sock(skc);
+	if (tp)
+		remember_any((struct sock *)tp);
+	return 0;
+}
+
+/* Writes an octet for each event, so that the reader can drain the rings in between. */
+SEC("iter/bpf_sk_storage_map")
+int adopt_stored(struct bpf_iter__bpf_sk_storage_map *ctx)
+{
+	struct conn *c = ctx->value;
+	struct sock *sk = ctx->sk;
+	__u8 one = 1;
+
+	if (sk && c && adopt(sk, c))
+		bpf_seq_write(ctx->meta->seq, &one, sizeof(one));
+	return 0;
+}
+
+/* Writes nothing: only what is read in one go has each socket in it that was there all the time. */
+SEC("iter/bpf_sk_storage_map")
+int list_stored(struct bpf_iter__bpf_sk_storage_map *ctx)
+{
+	struct conn *c = ctx->value;
+	struct sock *sk = ctx->sk;
+
+	if (sk && c)
+		list(sk, c);
+	return 0;
 }
 
 struct now_args {

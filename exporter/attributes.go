@@ -28,6 +28,7 @@ const (
 	attrInitiator    = "tcp.connection.close.initiator"
 	attrPreexisting  = "tcp.connection.preexisting"
 	attrLate         = "tcp.connection.late"
+	attrSynthesized  = "tcp.connection.synthesized"
 	attrOwnerSource  = "connspan.owner.source"
 	attrNetNS        = "connspan.netns.inode"
 )
@@ -70,6 +71,7 @@ var roleNames = map[event.Role]string{
 
 var ownerSourceNames = map[event.OwnerSource]string{
 	event.OwnerConnect: "connect", event.OwnerListen: "listen", event.OwnerClose: "close",
+	event.OwnerFile: "file",
 }
 
 // putCommon puts what every record has. Whatever is not known is left out.
@@ -80,7 +82,7 @@ func putCommon(m pcommon.Map, r *conn.Record) {
 	m.PutStr(attrTransport, transportTCP)
 	putEnds(m, r)
 	m.PutStr(attrRole, roleNames[r.Role])
-	if r.Kind == event.Opened {
+	if r.Kind == event.Opened || r.Kind == event.Adopted {
 		m.PutStr(attrState, stateOpen)
 	} else {
 		m.PutStr(attrState, stateClosed)
@@ -94,6 +96,9 @@ func putCommon(m pcommon.Map, r *conn.Record) {
 	m.PutInt(attrNetNS, int64(r.NetNS))
 	if r.Has(event.Preexisting) {
 		m.PutBool(attrPreexisting, true)
+	}
+	if r.Synthesized {
+		m.PutBool(attrSynthesized, true)
 	}
 	if r.Late {
 		m.PutBool(attrLate, true)
@@ -137,6 +142,17 @@ func putClosed(m pcommon.Map, r *conn.Record) {
 	if d, ok := r.Duration(); ok {
 		m.PutDouble(attrDuration, d.Seconds())
 	}
+	m.PutStr(attrReason, string(r.Reason))
+	m.PutStr(attrInitiator, string(r.Initiator))
+	if r.ErrorType != "" {
+		m.PutStr(attrErrorType, r.ErrorType)
+	}
+	if !r.Synthesized {
+		putTotals(m, r)
+	}
+}
+
+func putTotals(m pcommon.Map, r *conn.Record) {
 	m.PutInt(attrBytesSent, int64(r.BytesSent))
 	m.PutInt(attrBytesRecv, int64(r.BytesReceived))
 	m.PutInt(attrSegsSent, int64(r.SegsOut))
@@ -147,11 +163,6 @@ func putClosed(m pcommon.Map, r *conn.Record) {
 	}
 	if r.MinRTT != event.UnknownMinRTT {
 		m.PutDouble(attrRTTMin, micros(r.MinRTT).Seconds())
-	}
-	m.PutStr(attrReason, string(r.Reason))
-	m.PutStr(attrInitiator, string(r.Initiator))
-	if r.ErrorType != "" {
-		m.PutStr(attrErrorType, r.ErrorType)
 	}
 }
 

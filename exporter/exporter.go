@@ -22,6 +22,8 @@ const (
 	// lastRounds is how long Run may wait, once its context has ended, for a CPU that sleeps
 	// inside the tracer.
 	lastRounds = 2 * time.Second
+	// repairEvery is how often, at most, the kernel's sockets are looked at again after losses.
+	repairEvery = 500 * time.Millisecond
 	// batchRecords bounds what one consumer call carries.
 	batchRecords = 2048
 )
@@ -43,6 +45,7 @@ type Exporter struct {
 	table     *conn.Table
 	clock     *clock.Clock
 	logs      *logs
+	loss      *loss
 	malformed uint64
 	refusals  *refusals
 }
@@ -75,6 +78,7 @@ func New(cfg Config, to Consumers, logger *slog.Logger) (*Exporter, error) {
 }
 
 func (x *Exporter) start() (err error) {
+	x.loss = newLoss(x.tracer.CPUs(), x.logger)
 	x.merge, err = merge.New(merge.Config{
 		CPUs: x.tracer.CPUs(), Guard: x.cfg.Tracer.Guard,
 		MaxHold: x.cfg.Tracer.MaxHold, MaxPending: x.cfg.Tracer.MaxPending,
@@ -88,12 +92,17 @@ func (x *Exporter) start() (err error) {
 	return x.tracer.Attach()
 }
 
-// Run tells of connections until ctx ends, and then of everything that happened before that.
+// Run tells of the connections that are open already and of every one from New on, until ctx ends,
+// and then of everything that happened before that.
 func (x *Exporter) Run(ctx context.Context) error {
+	if err := x.adopt(ctx); err != nil {
+		return err
+	}
 	for ctx.Err() == nil {
 		if err := x.round(ctx); err != nil {
 			return err
 		}
+		x.repair(ctx)
 		if err := x.tracer.Wait(ctx, x.cfg.Tracer.Interval); err != nil {
 			return err
 		}
@@ -111,6 +120,7 @@ func (x *Exporter) round(ctx context.Context) error {
 	for cpu := range x.tracer.CPUs() {
 		if !x.tracer.InFlight(cpu) {
 			x.merge.Watermark(cpu, now)
+			x.loss.quiet[cpu] = now
 		}
 	}
 	var e event.Event
@@ -119,8 +129,10 @@ func (x *Exporter) round(ctx context.Context) error {
 			x.malformed++
 			return
 		}
+		x.loss.sequences[cpu].See(e.Seq, e.Time)
 		x.merge.Push(&e)
 	})
+	x.loss.settle()
 	if x.clock.Due(now, calibration) {
 		if err := x.clock.Calibrate(); err != nil {
 			return err
@@ -128,6 +140,7 @@ func (x *Exporter) round(ctx context.Context) error {
 	}
 	x.logs.observed = x.clock.Time(now)
 	x.merge.Release(now, func(e *event.Event) { x.apply(ctx, e) })
+	x.reconcile()
 	x.ship(ctx)
 	return nil
 }

@@ -30,7 +30,9 @@ func line(r *conn.Record) string {
 	return string(appendEnd(b, r))
 }
 
-var eventNames = map[event.Kind]string{event.Opened: nameOpen, event.Closed: nameClose, event.Failed: nameFailed}
+var eventNames = map[event.Kind]string{
+	event.Opened: nameOpen, event.Adopted: nameOpen, event.Closed: nameClose, event.Failed: nameFailed,
+}
 
 var arrows = map[event.Role]string{event.RoleUnknown: " - ", event.Client: " -> ", event.Server: " <- "}
 
@@ -40,10 +42,12 @@ func appendEnd(b []byte, r *conn.Record) []byte {
 		b = appendDuration(b, r.Handshake)
 	case event.Closed:
 		b = appendDuration(b, r.Duration)
-		b = append(b, " sent="...)
-		b = strconv.AppendUint(b, r.BytesSent, 10)
-		b = append(b, " received="...)
-		b = strconv.AppendUint(b, r.BytesReceived, 10)
+		if !r.Synthesized {
+			b = append(b, " sent="...)
+			b = strconv.AppendUint(b, r.BytesSent, 10)
+			b = append(b, " received="...)
+			b = strconv.AppendUint(b, r.BytesReceived, 10)
+		}
 		b = append(b, ' ')
 		b = append(b, r.Reason...)
 		b = append(b, ' ')

@@ -36,9 +36,10 @@ type logs struct {
 
 func newLogs(cfg LogsConfig, base pcommon.Map, c *clock.Clock) *logs {
 	l := &logs{base: base, clock: c, tell: map[event.Kind]bool{
-		event.Opened: slices.Contains(cfg.Events, EventOpened),
-		event.Closed: slices.Contains(cfg.Events, EventClosed),
-		event.Failed: slices.Contains(cfg.Events, EventFailed),
+		event.Opened:  slices.Contains(cfg.Events, EventOpened),
+		event.Adopted: slices.Contains(cfg.Events, EventOpened),
+		event.Closed:  slices.Contains(cfg.Events, EventClosed),
+		event.Failed:  slices.Contains(cfg.Events, EventFailed),
 	}}
 	l.take()
 	return l
@@ -90,7 +91,7 @@ func fillLog(lr plog.LogRecord, r *conn.Record, c *clock.Clock, observed time.Ti
 	m.EnsureCapacity(maxAttributes)
 	putCommon(m, r)
 	switch r.Kind {
-	case event.Opened:
+	case event.Opened, event.Adopted:
 		lr.SetEventName(nameOpen)
 		putOpened(m, r)
 	case event.Closed:

@@ -210,6 +210,7 @@ func TestConfigValidate(t *testing.T) {
 		{"guard", func(c *Config) { c.Tracer.Guard = -1 }, "tracer::guard: -1ns, want 0s to 1s"},
 		{"hold", func(c *Config) { c.Tracer.MaxHold = -1 }, "tracer::max_hold: -1ns, want 0s (no bound) or more"},
 		{"pending", func(c *Config) { c.Tracer.MaxPending = 0 }, "tracer::max_pending: 0, want 1000 to 100000000"},
+		{"audit", func(c *Config) { c.Tracer.Audit = 0 }, "tracer::audit: 0s, want 1s or more"},
 		{"event", func(c *Config) { c.Logs.Events = []string{"open"} }, `logs::events: "open", want opened, closed or failed`},
 		{"attribute", func(c *Config) { c.Resource.Attributes = map[string]string{"": "x"} }, "resource::attributes: an empty name, want one"},
 	}

@@ -11,23 +11,29 @@ import (
 // one of them:
 //
 //	happened = Read + Lost           Read = Released + Pending + Malformed
-//	Released = Opened + Closed + Failed
+//	Released = Opened + Closed + Failed + Adopted + Repeated
+//	Opened + Adopted = Open + Closed - Strays + Synthesized, while Gaps is 0
 type Stats struct {
-	Opened     uint64 // connections that reached ESTABLISHED
-	Closed     uint64
-	Failed     uint64
-	Open       int    // connections open now, of those seen to open
-	Read       uint64 // events read from the rings
-	Lost       uint64 // events for which a ring had no room
-	Unseen     uint64 // state changes for which the kernel had no memory
-	Excluded   uint64 // events of this process's own connections
-	Malformed  uint64 // samples that could not be decoded, and rings that could not be read on
-	Released   uint64 // events that left the merge
-	Pending    int    // events that wait in the merge
-	Late       uint64 // of Released: behind a younger one
-	Gaps       uint64 // events that a connection's own numbering shows to be missing
-	Violations uint64 // events behind a later one of the same connection; 0 unless the order is broken
-	Refused    uint64 // log records that a consumer did not take, counted once for each
+	Opened      uint64 // connections that reached ESTABLISHED
+	Closed      uint64
+	Failed      uint64
+	Adopted     uint64 // connections found open: older than the tracer, or their opening was lost
+	Repeated    uint64 // connections found open that were known
+	Strays      uint64 // of Closed: not known to be open
+	Synthesized uint64 // connections found gone whose end was lost
+	Open        int    // connections open now
+	Read        uint64 // events read from the rings
+	Lost        uint64 // events for which a ring had no room
+	Missing     uint64 // of Lost: located, by the numbers that are missing between two events of a CPU
+	Unseen      uint64 // state changes for which the kernel had no memory
+	Excluded    uint64 // events of this process's own connections
+	Malformed   uint64 // samples that could not be decoded, and rings that could not be read on
+	Released    uint64 // events that left the merge
+	Pending     int    // events that wait in the merge
+	Late        uint64 // of Released: behind a younger one
+	Gaps        uint64 // events that a connection's own numbering shows to be missing
+	Violations  uint64 // events behind a later one of the same connection; 0 unless the order is broken
+	Refused     uint64 // log records that a consumer did not take, counted once for each
 }
 
 // Stats reads the totals.
@@ -38,8 +44,10 @@ func (x *Exporter) Stats() (Stats, error) {
 	}
 	total, merged, table := kernel.Total(), x.merge.Stats(), x.table.Stats()
 	return Stats{
-		Opened: table.Opened, Closed: table.Closed, Failed: table.Failed, Open: table.Open,
-		Read: kernel.Read, Lost: total.RingFull + total.NoRing, Unseen: total.NoStorage, Excluded: total.Excluded,
+		Opened: table.Opened, Closed: table.Closed, Failed: table.Failed, Adopted: table.Adopted,
+		Repeated: table.Repeated, Strays: table.Strays, Synthesized: table.Synthesized, Open: table.Open,
+		Missing: x.loss.missing,
+		Read:    kernel.Read, Lost: total.RingFull + total.NoRing, Unseen: total.NoStorage, Excluded: total.Excluded,
 		Malformed: x.malformed + kernel.Corrupt,
 		Released:  merged.Released, Pending: merged.Pending, Late: merged.Late,
 		Gaps: table.Gaps, Violations: table.Violations,

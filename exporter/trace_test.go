@@ -25,6 +25,8 @@ type told struct {
 	Reason      string
 	Initiator   string
 	Error       string
+	Preexisting bool
+	Synthesized bool
 
 	id        string
 	at        time.Time
@@ -38,6 +40,7 @@ type trace struct {
 	x       *Exporter
 	mu      sync.Mutex
 	records []told
+	block   chan struct{} // while it is there and open, the consumer blocks, and with it the reader
 	counts  map[int64]int // of records, by process
 	stop    func()
 	stats   Stats // after stop
@@ -84,7 +87,7 @@ func (tr *trace) check() {
 		tr.t.Error(err)
 	}
 	tr.stats = s
-	if s.Read != s.Released+uint64(s.Pending)+s.Malformed || s.Released != s.Opened+s.Closed+s.Failed {
+	if s.Read != s.Released+uint64(s.Pending)+s.Malformed || s.Released != s.Opened+s.Closed+s.Failed+s.Adopted+s.Repeated {
 		tr.t.Errorf("counters do not add up: %+v", s)
 	}
 	if s.Violations != 0 || s.Late != 0 || s.Malformed != 0 {
@@ -93,6 +96,12 @@ func (tr *trace) check() {
 }
 
 func (tr *trace) consume(_ context.Context, ld plog.Logs) error {
+	tr.mu.Lock()
+	block := tr.block
+	tr.mu.Unlock()
+	if block != nil {
+		<-block
+	}
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
 	for _, rl := range ld.ResourceLogs().All() {
@@ -127,6 +136,10 @@ func read(lr plog.LogRecord) told {
 		}
 		return -1
 	}
+	flag := func(key string) bool {
+		v, ok := m.Get(key)
+		return ok && v.Bool()
+	}
 	end := func(addr, port string) netip.AddrPort {
 		a, _ := netip.ParseAddr(str(addr))
 		return netip.AddrPortFrom(a, uint16(num(port)))
@@ -137,6 +150,7 @@ func read(lr plog.LogRecord) told {
 		Local: end(attrLocalAddr, attrLocalPort), Peer: end(attrPeerAddr, attrPeerPort),
 		Sent: num(attrBytesSent), Received: num(attrBytesRecv),
 		Reason: str(attrReason), Initiator: str(attrInitiator), Error: str(attrErrorType),
+		Preexisting: flag(attrPreexisting), Synthesized: flag(attrSynthesized),
 		id: str(attrConnectionID), at: lr.Timestamp().AsTime(),
 		duration: seconds(attrDuration), handshake: seconds(attrHandshake),
 	}
@@ -169,14 +183,19 @@ func (tr *trace) of(pids ...int) (out []told) {
 // await gives what has been told of the processes once that is n records.
 func (tr *trace) await(n int, pids ...int) []told {
 	tr.t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+	return tr.awaitWithin(20*time.Second, n, pids...)
+}
+
+func (tr *trace) awaitWithin(limit time.Duration, n int, pids ...int) []told {
+	tr.t.Helper()
+	for deadline := time.Now().Add(limit); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		if tr.count(pids...) >= n {
 			return tr.of(pids...)
 		}
 	}
 	out := tr.of(pids...)
 	tr.stop()
-	tr.t.Fatalf("%d records of processes %v after 20 s, want %d; stats %+v; the last: %+v",
-		len(out), pids, n, tr.stats, out[max(0, len(out)-8):])
+	tr.t.Fatalf("%d records of processes %v after %v, want %d; stats %+v; the last: %+v",
+		len(out), pids, limit, n, tr.stats, out[max(0, len(out)-8):])
 	return nil
 }

@@ -25,7 +25,7 @@ type Plan struct {
 	Reply       int    // octets from server to client
 	How         How    // how the connection ends
 	Comm        []byte // name that the process gives itself
-	Connections int    // of a crowd
+	Connections int    // of a crowd, of a holder
 	Workers     int    // of a crowd
 }
 
@@ -52,6 +52,7 @@ type Report struct {
 	Closing   int64 // before the end
 	Ended     int64 // after it
 	Error     string
+	Open      []netip.AddrPort // local addresses of a holder's open connections, the clients' ends
 }
 
 var actors = map[string]func(Plan, *stage) error{
@@ -63,6 +64,7 @@ var actors = map[string]func(Plan, *stage) error{
 	"unaccepted": unaccepted,
 	"disconnect": disconnect,
 	"crowd":      crowd,
+	"hold":       hold,
 }
 
 // serve reports where it listens and when its one connection is over.
@@ -502,6 +504,67 @@ func crowd(p Plan, s *stage) error {
 	default:
 	}
 	return errors.Join(l.Close(), s.report(r))
+}
+
+// hold keeps so many connections open, both ends in this process, and reports them. With each cue it
+// closes every other one of them, opens as many new ones, and reports again.
+func hold(p Plan, s *stage) error {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return err
+	}
+	limit.Cur = limit.Max
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return err
+	}
+	l, err := net.Listen("tcp", p.Listen)
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	var held []holding
+	for {
+		for len(held) < p.Connections {
+			c, err := open(l)
+			if err != nil {
+				return err
+			}
+			held = append(held, c)
+		}
+		r := Report{Local: l.Addr().(*net.TCPAddr).AddrPort()}
+		for _, c := range held {
+			r.Open = append(r.Open, c.client.LocalAddr().(*net.TCPAddr).AddrPort())
+		}
+		if err := s.report(r); err != nil {
+			return err
+		}
+		if err := s.cue(); err != nil {
+			return nil // the test has ended
+		}
+		kept := held[:0]
+		for i, c := range held {
+			if i%2 == 0 {
+				kept = append(kept, c)
+				continue
+			}
+			if err := errors.Join(c.client.Close(), c.server.Close()); err != nil {
+				return err
+			}
+		}
+		held = kept
+	}
+}
+
+// holding is both ends of a connection.
+type holding struct{ client, server net.Conn }
+
+func open(l net.Listener) (holding, error) {
+	client, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		return holding{}, err
+	}
+	server, err := l.Accept()
+	return holding{client, server}, err
 }
 
 func now() int64 { return time.Now().UnixNano() }

@@ -34,10 +34,10 @@ func TestTable(t *testing.T) {
 		{"failed", []*event.Event{ev(f, 1, 1)}, Stats{Failed: 1}},
 		{"failed, then connected", []*event.Event{ev(f, 1, 1), ev(o, 1, 2), ev(c, 1, 3)}, Stats{Failed: 1, Opened: 1, Closed: 1}},
 		{"two on one socket", []*event.Event{ev(o, 1, 1), ev(c, 1, 2), ev(o, 1, 3), ev(c, 1, 4)}, Stats{Opened: 2, Closed: 2}},
-		{"older than the tracer", []*event.Event{ev(c, 1, 1)}, Stats{Closed: 1}},
-		{"opening lost", []*event.Event{ev(c, 1, 2)}, Stats{Closed: 1, Gaps: 1}},
+		{"older than the tracer", []*event.Event{ev(c, 1, 1)}, Stats{Closed: 1, Strays: 1}},
+		{"opening lost", []*event.Event{ev(c, 1, 2)}, Stats{Closed: 1, Strays: 1, Gaps: 1}},
 		{"closing lost, socket used again", []*event.Event{ev(o, 1, 1), ev(o, 1, 3)}, Stats{Opened: 2, Open: 1, Gaps: 1}},
-		{"closed before opened", []*event.Event{ev(c, 1, 2), ev(o, 1, 1)}, Stats{Opened: 1, Closed: 1, Gaps: 1, Violations: 1}},
+		{"closed before opened", []*event.Event{ev(c, 1, 2), ev(o, 1, 1)}, Stats{Opened: 1, Closed: 1, Strays: 1, Gaps: 1, Violations: 1}},
 		{"second opened before first closed", []*event.Event{ev(o, 1, 1), ev(o, 1, 3), ev(c, 1, 2), ev(c, 1, 4)}, Stats{Opened: 2, Closed: 2, Gaps: 1, Violations: 1}},
 		{"twice", []*event.Event{ev(o, 1, 1), ev(o, 1, 1)}, Stats{Opened: 2, Open: 1, Violations: 1}},
 	}
@@ -52,6 +52,55 @@ func TestTable(t *testing.T) {
 				t.Errorf("%d events made %d records, want each told", len(tt.events), len(told))
 			}
 		})
+	}
+}
+
+func TestAdopted(t *testing.T) {
+	table := NewTable()
+	adopted := func(cookie uint64, ordinal uint32, flags event.Flags) *event.Event {
+		e := ev(event.Adopted, cookie, ordinal)
+		e.Flags = flags
+		return e
+	}
+	told := apply(table,
+		adopted(1, 0, event.Preexisting), ev(event.Closed, 1, 1), // older than the tracer
+		adopted(2, 1, 0), ev(event.Closed, 2, 2), // its opening was lost
+		ev(event.Opened, 3, 1), adopted(3, 1, 0), // known
+		ev(event.Closed, 4, 2), adopted(4, 1, 0), // over already
+		adopted(5, 0, event.Preexisting),
+	)
+	want := Stats{Opened: 1, Closed: 3, Adopted: 3, Repeated: 2, Strays: 1, Open: 2, Gaps: 1}
+	if d := cmp.Diff(want, table.Stats()); d != "" {
+		t.Error(d)
+	}
+	if len(told) != 7 {
+		t.Errorf("told %v, want all but the two repeated", told)
+	}
+}
+
+func TestReconcile(t *testing.T) {
+	table := NewTable()
+	for cookie, time := range []uint64{10, 20, 30, 40} {
+		e := ev(event.Opened, uint64(cookie+1), 1)
+		e.Time, e.Began, e.Established = time, 1, 2
+		apply(table, e)
+	}
+	var told []uint64
+	table.Reconcile(35, 50, func(cookie uint64) bool { return cookie == 2 }, func(r *Record) {
+		told = append(told, r.Cookie)
+		if _, ok := r.Duration(); ok || !r.Synthesized || r.Kind != event.Closed || r.Time != 50 || r.Reason != Unknown {
+			t.Errorf("record %+v, want an end of which nothing is known", r)
+		}
+	})
+	if d := cmp.Diff([]uint64{1, 3}, told); d != "" {
+		t.Errorf("closed sockets:\n%s", d)
+	}
+	if d := cmp.Diff(Stats{Opened: 4, Synthesized: 2, Open: 2}, table.Stats()); d != "" {
+		t.Error(d)
+	}
+	apply(table, ev(event.Closed, 1, 2))
+	if s := table.Stats(); s.Violations != 1 {
+		t.Errorf("stats %+v: the end of a connection that is over goes unnoticed", s)
 	}
 }
 
@@ -82,11 +131,11 @@ func TestTableRandom(t *testing.T) {
 	table := NewTable()
 	told := uint64(0)
 	for range 100_000 {
-		e := ev(event.Kind(1+r.IntN(3)), uint64(r.IntN(50)), uint32(1+r.IntN(6)))
+		e := ev(event.Kind(1+r.IntN(4)), uint64(r.IntN(50)), uint32(1+r.IntN(6)))
 		table.Apply(e, func(*Record) { told++ })
 	}
 	s := table.Stats()
-	if s.Opened+s.Closed+s.Failed != told || s.Open > 50 {
+	if s.Opened+s.Closed+s.Failed+s.Adopted != told || told+s.Repeated != 100_000 || s.Open > 50 {
 		t.Errorf("%d told, stats %+v", told, s)
 	}
 }

@@ -42,6 +42,9 @@ type Record struct {
 	Reason    Reason    // of a Closed
 	Initiator Initiator // of a Closed
 	ErrorType string    // error.type: why a Failed failed or a Closed did not end in order; else empty
+	// Synthesized: the event that would have told of this is lost. Of a Closed, then, nothing is
+	// known but that it is over; its Event is that of its opening, at the time when this was found.
+	Synthesized bool
 }
 
 // Handshake is how long the handshake took: SYN to ESTABLISHED at the client, SYN-ACK to
@@ -53,6 +56,9 @@ func (r *Record) Handshake() (d time.Duration, ok bool) {
 // Duration is how long the connection, or the attempt, has lasted, its handshake included; where
 // the beginning of the handshake is not known, since its end. ok is false where neither is.
 func (r *Record) Duration() (d time.Duration, ok bool) {
+	if r.Synthesized {
+		return 0, false
+	}
 	if r.Began != 0 {
 		return between(r.Began, r.Time)
 	}
@@ -84,7 +90,7 @@ func (r *Record) ID() (id [8]byte, ok bool) {
 
 // judge says how and by whom the connection of a Closed or Failed event came to its end.
 func judge(e *event.Event) Record {
-	r := Record{Event: e}
+	r := Record{Event: e, Synthesized: e.Kind == event.Adopted && !e.Has(event.Preexisting)}
 	switch e.Kind {
 	case event.Closed:
 		r.Reason = reason(e)

@@ -1,15 +1,29 @@
 package conn
 
-import "github.com/connspan/connspan/internal/event"
+import (
+	"cmp"
+	"slices"
 
-// Stats are totals since the table was made, but for Open.
+	"github.com/connspan/connspan/internal/event"
+)
+
+// Stats are totals since the table was made, but for Open. Each event applied is counted in one of
+// Opened, Closed, Failed, Adopted and Repeated, and
+//
+//	Opened + Adopted = Open + Closed - Strays + Synthesized
+//
+// as long as Gaps and Violations are 0.
 type Stats struct {
-	Opened     uint64
-	Closed     uint64
-	Failed     uint64
-	Open       int    // connections in the table
-	Gaps       uint64 // events that a connection's ordinals show to be missing
-	Violations uint64 // events behind a later one of the same socket; 0 unless the order is broken
+	Opened      uint64
+	Closed      uint64
+	Failed      uint64
+	Adopted     uint64 // found open: older than the tracer, or their opening was lost
+	Repeated    uint64 // found open, and known to be
+	Strays      uint64 // of Closed: not in the table
+	Synthesized uint64 // closed by Reconcile
+	Open        int    // connections in the table
+	Gaps        uint64 // events that a connection's ordinals show to be missing
+	Violations  uint64 // events behind a later one of the same socket; 0 unless the order is broken
 }
 
 // A Table holds the open connections, by socket cookie: addresses and tuples are used again within
@@ -41,9 +55,46 @@ func (t *Table) Apply(e *event.Event, tell func(*Record)) {
 		t.leave(e)
 	case event.Failed:
 		t.stats.Failed++
+	case event.Adopted:
+		if t.knows(e) {
+			t.stats.Repeated++
+			return
+		}
+		t.stats.Adopted++
+		t.enter(e)
 	}
 	r := judge(e)
 	tell(&r)
+}
+
+// knows reports whether the connection of an Adopted is in the table, or has ended.
+func (t *Table) knows(e *event.Event) bool {
+	if _, ok := t.open[e.Cookie]; ok {
+		return true
+	}
+	last, ok := t.strays.ordinals[e.Cookie]
+	return ok && e.Ordinal <= last
+}
+
+// Reconcile ends the connections that are gone: those that were entered before time from, of which
+// has says that the kernel no longer has them. Every event up to time now, when has was asked of
+// the kernel, must have been applied: then what would have told of their ends is lost.
+func (t *Table) Reconcile(from, now uint64, has func(cookie uint64) bool, tell func(*Record)) {
+	var gone []*event.Event
+	for cookie, e := range t.open {
+		if e.Time < from && !has(cookie) {
+			gone = append(gone, e)
+		}
+	}
+	slices.SortFunc(gone, func(a, b *event.Event) int { return cmp.Compare(a.Cookie, b.Cookie) })
+	for _, e := range gone {
+		delete(t.open, e.Cookie)
+		t.stats.Synthesized++
+		e.Kind, e.Time = event.Closed, now
+		e.Ordinal++ // of the event that is lost
+		t.strays.add(e.Cookie, e.Ordinal)
+		tell(&Record{Event: e, Reason: Unknown, Initiator: InitiatorUnknown, Synthesized: true})
+	}
 }
 
 // Stats gives the totals.
@@ -56,6 +107,9 @@ func (t *Table) Stats() Stats {
 // check holds the event's ordinal, which the socket's own lock has made, against the newest one
 // that is known of the socket.
 func (t *Table) check(e *event.Event) {
+	if e.Kind == event.Adopted {
+		return // it has no ordinal of its own
+	}
 	last := uint32(0)
 	if o, ok := t.open[e.Cookie]; ok {
 		last = o.Ordinal
@@ -86,6 +140,7 @@ func (t *Table) leave(e *event.Event) {
 		}
 		return
 	}
+	t.stats.Strays++
 	t.strays.add(e.Cookie, e.Ordinal)
 }
 

@@ -22,6 +22,8 @@ const (
 	Opened Kind = 1 // reached ESTABLISHED
 	Closed Kind = 2 // over, after having been open
 	Failed Kind = 3 // over, never ESTABLISHED
+	// Adopted was found open: older than the tracer (Preexisting), or its opening was lost.
+	Adopted Kind = 4
 )
 
 // Role is the part that the local end played in the handshake.
@@ -54,6 +56,7 @@ const (
 	OwnerConnect             // called connect
 	OwnerListen              // called listen on the socket that this one was cloned from
 	OwnerClose               // sent the local FIN
+	OwnerFile                // has it open as a file
 )
 
 // Flags are facts about the socket at the time of the event.
@@ -107,7 +110,7 @@ type Event struct {
 	BytesSent     uint64 // payload, each octet once
 	BytesReceived uint64 // payload, in order
 	NetNS         uint32 // inode of the network namespace
-	Ordinal       uint32 // 1, 2, ... of this socket's events
+	Ordinal       uint32 // 1, 2, ... of this socket's events; of an Adopted, that of the event before
 	PID           uint32 // thread group of the owner; 0 where OwnerSource is unknown
 	UID           uint32
 	SegsOut       uint32
@@ -234,19 +237,19 @@ func Decode(b []byte, cpu int, e *Event) error {
 // check bounds every field that later code switches on.
 func (e *Event) check(family uint16) error {
 	switch {
-	case e.Kind < Opened || e.Kind > Failed:
-		return fmt.Errorf("%w: kind %d, want %d to %d", ErrMalformed, e.Kind, Opened, Failed)
+	case e.Kind < Opened || e.Kind > Adopted:
+		return fmt.Errorf("%w: kind %d, want %d to %d", ErrMalformed, e.Kind, Opened, Adopted)
 	case e.Role > Server:
 		return fmt.Errorf("%w: role %d, want at most %d", ErrMalformed, e.Role, Server)
 	case e.Closer > CloserBoth:
 		return fmt.Errorf("%w: closer %d, want at most %d", ErrMalformed, e.Closer, CloserBoth)
 	case e.OldState < Established || e.OldState > Closing:
 		return fmt.Errorf("%w: TCP state %d, want %d to %d", ErrMalformed, e.OldState, Established, Closing)
-	case e.OwnerSource > OwnerClose:
-		return fmt.Errorf("%w: owner source %d, want at most %d", ErrMalformed, e.OwnerSource, OwnerClose)
+	case e.OwnerSource > OwnerFile:
+		return fmt.Errorf("%w: owner source %d, want at most %d", ErrMalformed, e.OwnerSource, OwnerFile)
 	case family != afINET && family != afINET6:
 		return fmt.Errorf("%w: address family %d, want %d or %d", ErrMalformed, family, afINET, afINET6)
-	case e.Ordinal == 0:
+	case e.Ordinal == 0 && e.Kind != Adopted:
 		return fmt.Errorf("%w: ordinal 0, want at least 1", ErrMalformed)
 	}
 	return nil

@@ -83,13 +83,13 @@ func TestDecodeMalformed(t *testing.T) {
 		{"empty", nil, "malformed record: 0 octets, want 176"},
 		{"short", make([]byte, Size-1), "malformed record: 175 octets, want 176"},
 		{"long", make([]byte, Size+8), "malformed record: 184 octets, want 176"},
-		{"zeroes", make([]byte, Size), "malformed record: kind 0, want 1 to 3"},
-		{"kind", set(offKind, 4), "malformed record: kind 4, want 1 to 3"},
+		{"zeroes", make([]byte, Size), "malformed record: kind 0, want 1 to 4"},
+		{"kind", set(offKind, 5), "malformed record: kind 5, want 1 to 4"},
 		{"role", set(offRole, 3), "malformed record: role 3, want at most 2"},
 		{"closer", set(offCloser, 4), "malformed record: closer 4, want at most 3"},
 		{"state", set(offOldState, 12), "malformed record: TCP state 12, want 1 to 11"},
 		{"no state", set(offOldState, 0), "malformed record: TCP state 0, want 1 to 11"},
-		{"owner", set(offOwnerSource, 9), "malformed record: owner source 9, want at most 3"},
+		{"owner", set(offOwnerSource, 9), "malformed record: owner source 9, want at most 4"},
 		{"family", set(offFamily, 1), "malformed record: address family 1, want 2 or 10"},
 		{"ordinal", set(offOrdinal, 0), "malformed record: ordinal 0, want at least 1"},
 	}
@@ -156,7 +156,7 @@ func FuzzDecode(f *testing.F) {
 			}
 			return
 		}
-		if len(b) != Size || !e.Local.IsValid() || !e.Peer.IsValid() || e.Kind < Opened || e.Kind > Failed {
+		if len(b) != Size || !e.Local.IsValid() || !e.Peer.IsValid() || e.Kind < Opened || e.Kind > Adopted {
 			t.Fatalf("accepted %x as %+v", b, e)
 		}
 		name := e.Comm.String()

@@ -20,6 +20,8 @@ type Config struct {
 	// RingSize is the octets of ring buffer per possible CPU: a power of two, a multiple of the
 	// page size. 0: AutoRingSize.
 	RingSize int
+	// Stall is for tests alone.
+	Stall Stall
 	// BTF is a file with the types of the running kernel. Empty: the kernel's own.
 	BTF string
 }
@@ -27,6 +29,14 @@ type Config struct {
 // sleepAtMost bounds the sleep of an idle reader: counters of failures wake nobody, and are to be
 // seen within a second.
 const sleepAtMost = time.Second
+
+// A Stall makes the programs on one CPU busy-wait between reading the clock and submitting, as if
+// the CPU slept. It is for tests of the order; the zero value does nothing and costs nothing.
+type Stall struct {
+	For   time.Duration
+	Every uint32 // one in so many events
+	CPU   uint32
+}
 
 const (
 	maxRing  = 1 << 20
@@ -105,7 +115,10 @@ func load(cfg Config) (*Tracer, error) {
 		return nil, fmt.Errorf("reading the BPF object: %w", err)
 	}
 	spec.Maps["cpus"].MaxEntries = uint32(possible)
-	spec.Maps["rings"].MaxEntries = uint32(possible)
+	spec.Maps["rings"].MaxEntries = uint32(possible) + 1
+	if err := setConstants(spec, possible, cfg.Stall); err != nil {
+		return nil, err
+	}
 
 	t := &Tracer{sleep: sleepAtMost}
 	opts := &ebpf.CollectionOptions{Programs: ebpf.ProgramOptions{KernelTypes: types}}
@@ -116,6 +129,21 @@ func load(cfg Config) (*Tracer, error) {
 		return nil, errors.Join(err, t.Close())
 	}
 	return t, nil
+}
+
+func setConstants(spec *ebpf.CollectionSpec, possible int, stall Stall) error {
+	constants := map[string]any{"list_slot": uint32(possible)}
+	if stall.For > 0 {
+		constants["stall_ns"] = uint64(stall.For)
+		constants["stall_every"] = max(stall.Every, 1)
+		constants["stall_cpu"] = stall.CPU
+	}
+	for name, value := range constants {
+		if err := spec.Variables[name].Set(value); err != nil {
+			return fmt.Errorf("setting %s in the BPF object: %w", name, err)
+		}
+	}
+	return nil
 }
 
 // kernelTypes gives nil for the kernel's own types.

@@ -35,13 +35,16 @@ type tracerConn struct {
 	LocalAddr    [16]uint8
 	PeerAddr     [16]uint8
 	Comm         [16]int8
-	Pad          [6]uint8
+	Untold       uint8
+	Over         uint8
+	Pad          [4]uint8
 }
 
 type tracerControl struct {
-	_      structs.HostLayout
-	Self   uint32
-	Asleep uint32
+	_        structs.HostLayout
+	Self     uint32
+	Asleep   uint32
+	Unlisted uint64
 }
 
 type tracerCpu struct {
@@ -104,15 +107,26 @@ type tracerRecord struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	tracerMapConns        = "conns"
-	tracerMapControls     = "controls"
-	tracerMapCpus         = "cpus"
-	tracerMapRings        = "rings"
-	tracerProgFirst       = "first"
-	tracerProgIntroduce   = "introduce"
-	tracerProgNow         = "now"
-	tracerProgSecond      = "second"
-	tracerVarUnusedRecord = "unused_record"
+	tracerMapConns          = "conns"
+	tracerMapControls       = "controls"
+	tracerMapCpus           = "cpus"
+	tracerMapRings          = "rings"
+	tracerMapSubflows       = "subflows"
+	tracerProgAdoptStored   = "adopt_stored"
+	tracerProgFirst         = "first"
+	tracerProgIntroduce     = "introduce"
+	tracerProgListStored    = "list_stored"
+	tracerProgNow           = "now"
+	tracerProgRememberFiles = "remember_files"
+	tracerProgRememberTcp   = "remember_tcp"
+	tracerProgSecond        = "second"
+	tracerVarListSlot       = "list_slot"
+	tracerVarStallCpu       = "stall_cpu"
+	tracerVarStallEvery     = "stall_every"
+	tracerVarStallNs        = "stall_ns"
+	tracerVarStallTurn      = "stall_turn"
+	tracerVarStalls         = "stalls"
+	tracerVarUnusedRecord   = "unused_record"
 )
 
 // loadTracer returns the embedded CollectionSpec for tracer.
@@ -157,10 +171,14 @@ type tracerSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type tracerProgramSpecs struct {
-	First     *ebpf.ProgramSpec `ebpf:"first"`
-	Introduce *ebpf.ProgramSpec `ebpf:"introduce"`
-	Now       *ebpf.ProgramSpec `ebpf:"now"`
-	Second    *ebpf.ProgramSpec `ebpf:"second"`
+	AdoptStored   *ebpf.ProgramSpec `ebpf:"adopt_stored"`
+	First         *ebpf.ProgramSpec `ebpf:"first"`
+	Introduce     *ebpf.ProgramSpec `ebpf:"introduce"`
+	ListStored    *ebpf.ProgramSpec `ebpf:"list_stored"`
+	Now           *ebpf.ProgramSpec `ebpf:"now"`
+	RememberFiles *ebpf.ProgramSpec `ebpf:"remember_files"`
+	RememberTcp   *ebpf.ProgramSpec `ebpf:"remember_tcp"`
+	Second        *ebpf.ProgramSpec `ebpf:"second"`
 }
 
 // tracerMapSpecs contains maps before they are loaded into the kernel.
@@ -171,12 +189,19 @@ type tracerMapSpecs struct {
 	Controls *ebpf.MapSpec `ebpf:"controls"`
 	Cpus     *ebpf.MapSpec `ebpf:"cpus"`
 	Rings    *ebpf.MapSpec `ebpf:"rings"`
+	Subflows *ebpf.MapSpec `ebpf:"subflows"`
 }
 
 // tracerVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type tracerVariableSpecs struct {
+	ListSlot     *ebpf.VariableSpec `ebpf:"list_slot"`
+	StallCpu     *ebpf.VariableSpec `ebpf:"stall_cpu"`
+	StallEvery   *ebpf.VariableSpec `ebpf:"stall_every"`
+	StallNs      *ebpf.VariableSpec `ebpf:"stall_ns"`
+	StallTurn    *ebpf.VariableSpec `ebpf:"stall_turn"`
+	Stalls       *ebpf.VariableSpec `ebpf:"stalls"`
 	UnusedRecord *ebpf.VariableSpec `ebpf:"unused_record"`
 }
 
@@ -204,6 +229,7 @@ type tracerMaps struct {
 	Controls *ebpf.Map `ebpf:"controls"`
 	Cpus     *ebpf.Map `ebpf:"cpus"`
 	Rings    *ebpf.Map `ebpf:"rings"`
+	Subflows *ebpf.Map `ebpf:"subflows"`
 }
 
 func (m *tracerMaps) Close() error {
@@ -212,6 +238,7 @@ func (m *tracerMaps) Close() error {
 		m.Controls,
 		m.Cpus,
 		m.Rings,
+		m.Subflows,
 	)
 }
 
@@ -219,6 +246,12 @@ func (m *tracerMaps) Close() error {
 //
 // It can be passed to loadTracerObjects or ebpf.CollectionSpec.LoadAndAssign.
 type tracerVariables struct {
+	ListSlot     *ebpf.Variable `ebpf:"list_slot"`
+	StallCpu     *ebpf.Variable `ebpf:"stall_cpu"`
+	StallEvery   *ebpf.Variable `ebpf:"stall_every"`
+	StallNs      *ebpf.Variable `ebpf:"stall_ns"`
+	StallTurn    *ebpf.Variable `ebpf:"stall_turn"`
+	Stalls       *ebpf.Variable `ebpf:"stalls"`
 	UnusedRecord *ebpf.Variable `ebpf:"unused_record"`
 }
 
@@ -226,17 +259,25 @@ type tracerVariables struct {
 //
 // It can be passed to loadTracerObjects or ebpf.CollectionSpec.LoadAndAssign.
 type tracerPrograms struct {
-	First     *ebpf.Program `ebpf:"first"`
-	Introduce *ebpf.Program `ebpf:"introduce"`
-	Now       *ebpf.Program `ebpf:"now"`
-	Second    *ebpf.Program `ebpf:"second"`
+	AdoptStored   *ebpf.Program `ebpf:"adopt_stored"`
+	First         *ebpf.Program `ebpf:"first"`
+	Introduce     *ebpf.Program `ebpf:"introduce"`
+	ListStored    *ebpf.Program `ebpf:"list_stored"`
+	Now           *ebpf.Program `ebpf:"now"`
+	RememberFiles *ebpf.Program `ebpf:"remember_files"`
+	RememberTcp   *ebpf.Program `ebpf:"remember_tcp"`
+	Second        *ebpf.Program `ebpf:"second"`
 }
 
 func (p *tracerPrograms) Close() error {
 	return _TracerClose(
+		p.AdoptStored,
 		p.First,
 		p.Introduce,
+		p.ListStored,
 		p.Now,
+		p.RememberFiles,
+		p.RememberTcp,
 		p.Second,
 	)
 }

@@ -1,0 +1,87 @@
+package exporter
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/connspan/connspan/internal/merge"
+	"github.com/connspan/connspan/internal/probe"
+)
+
+// loss is what is known of events that found no room, and how far their repair has come.
+type loss struct {
+	logger    *slog.Logger
+	sequences []merge.Sequence
+	quiet     []uint64    // when each CPU was last found without a program in flight
+	gaps      uint64      // stretches of missing numbers
+	missing   uint64      // numbers in them
+	seen      uint64      // losses that a repair has begun for
+	compared  time.Time   // when the kernel's sockets were last looked at
+	list      *probe.List // taken, waiting for the stream to reach it
+	said      time.Time
+}
+
+func newLoss(cpus int, logger *slog.Logger) *loss {
+	return &loss{logger: logger, sequences: make([]merge.Sequence, cpus), quiet: make([]uint64, cpus), compared: time.Now()}
+}
+
+// settle says where events of the CPUs that were found quiet are missing.
+func (l *loss) settle() {
+	for cpu := range l.sequences {
+		l.sequences[cpu].Settle(cpu, l.quiet[cpu], l.gap)
+	}
+}
+
+func (l *loss) gap(g merge.Gap) {
+	l.gaps++
+	l.missing += g.Missing
+	if time.Since(l.said) < sayEvery {
+		return
+	}
+	l.said = time.Now()
+	l.logger.Warn("events lost", "cpu", g.CPU, "missing", g.Missing,
+		"between", time.Duration(g.After), "and", time.Duration(g.Before), "missing_total", l.missing)
+}
+
+// adopt takes in the connections that are older than the tracer. The programs are attached by now,
+// so none can slip through between what is found and what is traced.
+func (x *Exporter) adopt(ctx context.Context) error {
+	if err := x.tracer.Remember(); err != nil {
+		return err
+	}
+	return x.tracer.Adopt(func() error { return x.round(ctx) })
+}
+
+// repair looks at the kernel's own sockets again when events have been lost, and now and then anyway,
+// since a kernel may have reasons of its own not to run a program: it has the openings told that
+// were lost, and lists what is still there. Events go on meanwhile. What is lost during the repair
+// calls for another one.
+func (x *Exporter) repair(ctx context.Context) {
+	lost := x.tracer.Lost()
+	since := time.Since(x.loss.compared)
+	if x.loss.list != nil || since < repairEvery || lost == x.loss.seen && since < x.cfg.Tracer.Audit {
+		return
+	}
+	x.loss.compared = time.Now()
+	err := x.adopt(ctx)
+	if err == nil {
+		x.loss.list, err = x.tracer.List(x.table.Stats().Open)
+	}
+	if err != nil {
+		x.logger.Warn("a repair after a loss did not succeed, and will be tried again", "error", err)
+		return
+	}
+	x.loss.seen = lost
+}
+
+// reconcile ends the connections of which the list says that they are gone, once the stream has
+// reached the list's time: what would have told of their ends would be there by now.
+func (x *Exporter) reconcile() {
+	l := x.loss.list
+	if l == nil || x.merge.Stats().Watermark < l.To {
+		return
+	}
+	x.loss.list = nil
+	x.table.Reconcile(l.From, l.To, l.Has, x.logs.add)
+}

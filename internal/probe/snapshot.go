@@ -1,0 +1,165 @@
+package probe
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync/atomic"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"github.com/connspan/connspan/internal/event"
+	"golang.org/x/sys/unix"
+)
+
+// Remember finds the sockets that have no storage yet: those that are open as a file in any
+// process and network namespace, with their owners, and all others of this process's own namespace.
+// Each open connection among them is owed an event, which [Tracer.Adopt] pays; connections that are
+// accepted from the listeners among them have an owner from here on.
+//
+// It may run while events flow, and again at any time.
+func (t *Tracer) Remember() error {
+	if err := t.iterate(t.objects.RememberFiles, nil, nil); err != nil {
+		return fmt.Errorf("looking through the files of all processes: %w", err)
+	}
+	if err := t.iterate(t.objects.RememberTcp, nil, nil); err != nil {
+		return fmt.Errorf("looking through the TCP sockets: %w", err)
+	}
+	return nil
+}
+
+// Adopt has the programs submit the event that each open connection is still owed: one that
+// Remember has found, or one whose opening was lost. It calls drain whenever that has filled half
+// of a ring. What finds no room all the same stays owed.
+func (t *Tracer) Adopt(drain func() error) error {
+	if err := t.iterate(t.objects.AdoptStored, t.objects.Conns, drain); err != nil {
+		return fmt.Errorf("adopting open connections: %w", err)
+	}
+	return nil
+}
+
+// iterate runs an iterator to its end. It calls each, where there is one, after every chunk of octets
+// that the iterator has written: one for each event, and all of them go to one CPU's ring.
+func (t *Tracer) iterate(p *ebpf.Program, m *ebpf.Map, each func() error) (err error) {
+	it, err := link.AttachIter(link.IterOptions{Program: p, Map: m})
+	if err != nil {
+		return fmt.Errorf("attaching the iterator: %w", err)
+	}
+	defer func() { err = errors.Join(err, it.Close()) }()
+	r, err := it.Open()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, r.Close()) }()
+	chunk := len(t.rings[0].data) / 2 / (headerSize + event.Size) / 2
+	for buf := make([]byte, chunk); ; {
+		_, err := r.Read(buf)
+		switch {
+		case errors.Is(err, io.EOF):
+			return nil
+		case errors.Is(err, unix.EAGAIN): // a million objects looked at, and nothing written
+			continue
+		case err != nil:
+			return err
+		}
+		if each != nil {
+			if err := each(); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// A List says which connections there were at some time between From and To, on the events' clock:
+// one that was open all that time is in it, one that had ended before, its last event submitted or
+// lost, is not.
+type List struct {
+	From, To uint64
+	cookies  map[uint64]struct{}
+}
+
+// Has reports whether the socket was there.
+func (l *List) Has(cookie uint64) bool {
+	_, ok := l.cookies[cookie]
+	return ok
+}
+
+const (
+	cookieSize = 8 // of a listed cookie
+	listSpare  = 4096
+)
+
+// List lists the connections that the kernel holds. atLeast is how many are expected; with more,
+// the listing is done again.
+//
+// The iterator runs in one go, about 0.1 µs a socket, for only so is nothing missed that moves in
+// the kernel's own lists meanwhile.
+func (t *Tracer) List(atLeast int) (*List, error) {
+	for room := atLeast + listSpare; ; room *= 4 {
+		l, err := t.list(room)
+		if err != nil {
+			return nil, fmt.Errorf("listing the connections: %w", err)
+		}
+		if l != nil {
+			return l, nil
+		}
+	}
+}
+
+// list gives nil where the room was not enough.
+func (t *Tracer) list(room int) (*List, error) {
+	r, err := newRing(ringFor(room * (headerSize + cookieSize)))
+	if err != nil {
+		return nil, err
+	}
+	l, err := t.listInto(r)
+	return l, errors.Join(err, r.close())
+}
+
+// ringFor is the next power of two, and at least a page.
+func ringFor(size int) int {
+	n := os.Getpagesize()
+	for n < size {
+		n *= 2
+	}
+	return n
+}
+
+func (t *Tracer) listInto(r *ring) (l *List, err error) {
+	slot := uint32(len(t.rings))
+	if err := t.objects.Rings.Put(slot, r.m); err != nil {
+		return nil, fmt.Errorf("putting the list's ring into its place: %w", err)
+	}
+	defer func() { err = errors.Join(err, t.objects.Rings.Delete(slot)) }()
+	l = &List{cookies: make(map[uint64]struct{})}
+	if l.From, err = t.Now(); err != nil {
+		return nil, err
+	}
+	before := atomic.LoadUint64(&t.control.Unlisted)
+	if err := t.iterate(t.objects.ListStored, t.objects.Conns, nil); err != nil {
+		return nil, err
+	}
+	if atomic.LoadUint64(&t.control.Unlisted) != before {
+		return nil, nil
+	}
+	if l.To, err = t.Now(); err != nil {
+		return nil, err
+	}
+	r.drain(func(b []byte) {
+		if len(b) == cookieSize {
+			l.cookies[binary.NativeEndian.Uint64(b)] = struct{}{}
+		}
+	})
+	return l, nil
+}
+
+// Lost is how many events and state changes have found no room so far, on all CPUs.
+func (t *Tracer) Lost() (n uint64) {
+	for i := range t.cpus {
+		c := &t.cpus[i]
+		n += atomic.LoadUint64(&c.RingFull) + atomic.LoadUint64(&c.NoRing) + atomic.LoadUint64(&c.NoStorage)
+	}
+	return n
+}
