@@ -65,8 +65,8 @@ var (
 //   - endpoint is empty; the caller must set it.
 //   - timeout is 10s, so that a slow server is not sent everything again and again.
 //   - retry_on_failure waits from 500ms to 2s, ±20%, and never gives up.
-//   - sending_queue holds 50000 records, sends up to 2048 at a time, and has 2 consumers: more of them
-//     cost memory.
+//   - sending_queue holds 50000 records, and has one consumer and no batch: requests arrive in
+//     the order in which they were given.
 //   - keepalive is on, with a timeout of 10s that makes the kernel give up a server that vanished.
 //   - tls.reload_interval is 1m.
 //   - balancer_name is empty, not round_robin. So the name in a plain host:port endpoint is looked up
@@ -116,19 +116,16 @@ const (
 	reloadInterval  = time.Minute
 	writeBufferSize = 512 << 10 // as in the Collector: requests are large, answers are not
 	queueSize       = 50_000    // records, about 120 MB when full
-	batchSize       = 2048      // records
 )
 
 func defaultQueueConfig() exporterhelper.QueueBatchConfig {
-	batch := exporterhelper.NewDefaultBatchConfig()
-	batch.MinSize = batchSize
-	batch.MaxSize = batchSize
-
 	queue := exporterhelper.NewDefaultQueueConfig()
-	queue.Sizer = batch.Sizer // records: how many of them a request holds varies too much to bound memory by requests
+	// Records: how many of them a request holds varies too much to bound memory by requests.
+	queue.Sizer = exporterhelper.RequestSizerTypeItems
 	queue.QueueSize = queueSize
-	queue.NumConsumers = 1 // with more, requests overtake each other, and what happened first arrives last
-	queue.Batch = configoptional.Some(batch)
+	// With several consumers requests overtake each other, and so do batches, which are flushed by a
+	// timer and by their size. What is given to an exporter is batched already.
+	queue.NumConsumers = 1
 	return queue
 }
 

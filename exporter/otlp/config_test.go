@@ -56,8 +56,9 @@ retry_on_failure: {initial_interval: 100ms}
 	want.ClientConfig.TLS.Insecure = true
 	want.ClientConfig.Headers.Set("authorization", "Bearer token")
 	want.QueueConfig.Get().QueueSize = 100_000
-	want.QueueConfig.Get().Batch.Get().MaxSize = 1024
-	want.QueueConfig.Get().Batch.Get().MinSize = 512
+	batch := exporterhelper.NewDefaultBatchConfig()
+	batch.MaxSize, batch.MinSize = 1024, 512
+	want.QueueConfig.Get().Batch = configoptional.Some(batch)
 	want.RetryConfig.InitialInterval = 100 * time.Millisecond
 	if diff := cmp.Diff(want, got, all); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)

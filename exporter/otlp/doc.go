@@ -9,8 +9,9 @@
 // # Delivery
 //
 // What ConsumeLogs took is sent at least once while the program runs: an answer that got lost makes
-// the request go out again, and OTLP has nothing that would tell the two apart. Requests overtake each
-// other, since num_consumers of them are under way together.
+// the request go out again, and OTLP has nothing that would tell the two apart. Requests arrive in the
+// order in which they were given, unless sending_queue.num_consumers is raised or sending_queue.batch
+// is set: then they overtake each other.
 //
 // The queue is bounded. When it is full, ConsumeLogs refuses the newest records with
 // [go.opentelemetry.io/collector/exporter/exporterhelper.ErrQueueIsFull] and, unless
@@ -31,8 +32,8 @@
 //     [Stats].Rejected.
 //
 // A batch above 4 MiB, which is as much as a gRPC server takes by default, goes out as several
-// requests. For a server with a lower limit set sending_queue.batch.sizer to bytes, and max_size to
-// what it takes.
+// requests. For a server with a lower limit set sending_queue.batch, its sizer to bytes and its
+// max_size to what it takes.
 //
 // Text from the server is made printable and short before it is logged or becomes part of an error.
 // Messages to the logger of the settings come at most once in ten seconds each.

@@ -108,7 +108,6 @@ func TestQueueFull(t *testing.T) {
 	cfg := grpcConfig(s.addr)
 	cfg.TimeoutConfig.Timeout = time.Hour
 	cfg.QueueConfig.Get().QueueSize = 10
-	cfg.QueueConfig.Get().Batch.Get().MinSize = 1
 	set, logs := observed()
 	l := start(t, mustGRPC(t, set, cfg))
 
@@ -127,27 +126,30 @@ func TestQueueFull(t *testing.T) {
 	}
 }
 
-func TestBatches(t *testing.T) {
-	s := serveGRPC(t, nil)
-	cfg := grpcConfig(s.addr)
-	cfg.QueueConfig.Get().Batch.Get().FlushTimeout = time.Hour
-	l := startGRPC(t, cfg)
-
-	bodies := numbered(2*batchSize + 1)
-	consume(t, l, bodies[:batchSize/2]...)
-	consume(t, l, bodies[batchSize/2:]...)
-	s.wait(t, bodies[:2*batchSize]...)
-	if err := l.Shutdown(t.Context()); err != nil {
-		t.Fatal(err)
+// TestOrder: what is given first arrives first, also when it has to be sent again.
+func TestOrder(t *testing.T) {
+	s := serveGRPC(t, func(call int, _ plogotlp.ExportResponse) error {
+		if call%3 == 0 {
+			return status.Error(codes.Unavailable, "busy")
+		}
+		return nil
+	})
+	l := startGRPC(t, grpcConfig(s.addr))
+	bodies := numbered(200)
+	for i := 0; i < len(bodies); i += 2 {
+		consume(t, l, bodies[i:i+2]...)
 	}
 	s.wait(t, bodies...)
-	var got []int
+	var got []string
 	for _, a := range s.all() {
-		got = append(got, len(a.bodies))
+		for _, body := range a.bodies {
+			if !slices.Contains(got, body) {
+				got = append(got, body)
+			}
+		}
 	}
-	slices.Sort(got)
-	if diff := cmp.Diff([]int{1, batchSize, batchSize}, got); diff != "" {
-		t.Errorf("records per request (-want +got):\n%s", diff)
+	if diff := cmp.Diff(bodies, got); diff != "" {
+		t.Errorf("order of arrival (-want +got):\n%s", diff)
 	}
 }
 
@@ -161,8 +163,6 @@ func TestLargeBatch(t *testing.T) {
 		return nil
 	})
 	cfg := grpcConfig(s.addr)
-	cfg.QueueConfig.Get().NumConsumers = 1
-	cfg.QueueConfig.Get().Batch.Get().FlushTimeout = 100 * time.Millisecond
 	l := startGRPC(t, cfg)
 
 	bodies := numbered(1000)
@@ -205,7 +205,6 @@ func TestShutdownBeforeStart(t *testing.T) {
 func TestShutdownDrains(t *testing.T) {
 	s := serveGRPC(t, nil)
 	cfg := grpcConfig(s.addr)
-	cfg.QueueConfig.Get().Batch.Get().FlushTimeout = time.Hour // nothing goes by itself
 	l := startGRPC(t, cfg)
 	bodies := numbered(100)
 	for _, body := range bodies {

@@ -27,7 +27,6 @@ import (
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/config/configretry"
 	"go.opentelemetry.io/collector/exporter"
-	"go.opentelemetry.io/collector/exporter/exporterhelper"
 	"go.opentelemetry.io/collector/pdata/plog"
 	"go.opentelemetry.io/collector/pdata/plog/plogotlp"
 	metricnoop "go.opentelemetry.io/otel/metric/noop"
@@ -288,25 +287,24 @@ func observed() (exporter.Settings, *observer.ObservedLogs) {
 	return set, logs
 }
 
-// hurry makes retries and batches quick.
-func hurry(retry *configretry.BackOffConfig, queue *exporterhelper.QueueBatchConfig) {
+// hurry makes retries quick.
+func hurry(retry *configretry.BackOffConfig) {
 	retry.InitialInterval = 5 * time.Millisecond
 	retry.MaxInterval = 20 * time.Millisecond
-	queue.Batch.Get().FlushTimeout = time.Millisecond
 }
 
 func grpcConfig(endpoint string) *GRPCConfig {
 	cfg := NewDefaultGRPCConfig()
 	cfg.ClientConfig.Endpoint = endpoint
 	cfg.ClientConfig.TLS.Insecure = true
-	hurry(&cfg.RetryConfig, cfg.QueueConfig.Get())
+	hurry(&cfg.RetryConfig)
 	return cfg
 }
 
 func httpConfig(endpoint string) *HTTPConfig {
 	cfg := NewDefaultHTTPConfig()
 	cfg.ClientConfig.Endpoint = endpoint
-	hurry(&cfg.RetryConfig, cfg.QueueConfig.Get())
+	hurry(&cfg.RetryConfig)
 	return cfg
 }
 
