@@ -17,10 +17,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/connspan/connspan/internal/actor"
 	"github.com/google/go-cmp/cmp"
 	"go.opentelemetry.io/collector/pdata/plog"
 	"go.uber.org/goleak"
+
+	"github.com/connspan/connspan/internal/actor"
 )
 
 func TestMain(m *testing.M) {
@@ -36,12 +37,13 @@ type program struct {
 	mu     sync.Mutex
 	said   strings.Builder
 	more   chan struct{}
-	ended  chan error
+	ended  chan error    // how, once
+	gone   chan struct{} // closed then
 }
 
 func start(t testing.TB, env []string, name string, args ...string) *program {
 	t.Helper()
-	p := &program{t: t, cmd: exec.Command(name, args...), more: make(chan struct{}, 1), ended: make(chan error, 1)}
+	p := &program{t: t, cmd: exec.Command(name, args...), more: make(chan struct{}, 1), ended: make(chan error, 1), gone: make(chan struct{})}
 	p.cmd.Env = append(os.Environ(), env...)
 	p.cmd.Stdout = &p.stdout
 	stderr, err := p.cmd.StderrPipe()
@@ -54,7 +56,7 @@ func start(t testing.TB, env []string, name string, args ...string) *program {
 	go p.listen(stderr)
 	t.Cleanup(func() {
 		_ = p.cmd.Process.Kill()
-		<-p.ended
+		<-p.gone
 	})
 	return p
 }
@@ -70,7 +72,7 @@ func (p *program) listen(stderr io.Reader) {
 		}
 	}
 	p.ended <- p.cmd.Wait()
-	close(p.ended)
+	close(p.gone)
 }
 
 func (p *program) log() string {
@@ -227,6 +229,10 @@ const tracing = "tracing TCP connections"
 // refuse any.
 const queue = "sending_queue: {queue_size: 200000}"
 
+// audit finds the ends that no program was run for, soon; the rings are for a machine that has to
+// run the load and the Collector too.
+const audit = "tracer: {audit: 1s, ring_size: 16MiB}\n"
+
 // TestEndToEnd sends twenty thousand connections, and a known one, through the program and a real
 // Collector to its file; the last of them right before the signal to stop.
 func TestEndToEnd(t *testing.T) {
@@ -246,13 +252,14 @@ func TestEndToEnd(t *testing.T) {
 			if strings.Contains(tt.config, "otlphttp") {
 				endpoint = c.http
 			}
-			p := start(t, nil, mustBinary(t), "--config", writeConfig(t, fmt.Sprintf(tt.config, endpoint)))
+			p := start(t, nil, mustBinary(t), "--config", writeConfig(t, audit+fmt.Sprintf(tt.config, endpoint)))
 			p.await(tracing)
+			blind := actor.Blind(t)
 			const n = 20_000
 			crowd := actor.Start(t, "crowd", actor.Plan{Listen: "127.0.0.1:0", Request: 1, Reply: 1, How: actor.ClientCloses, Connections: n, Workers: 8})
 			crowd.Report()
 			crowd.Wait()
-			c.awaitRecords(4 * n)
+			c.awaitRecords(4*n - blind())
 			pair := actor.Start(t, "pair", actor.Plan{Listen: "127.0.0.1:0", Request: 120, Reply: 5300, How: actor.ClientCloses})
 			truth := pair.Report()
 			pair.Cue()
@@ -261,7 +268,7 @@ func TestEndToEnd(t *testing.T) {
 			p.stop(tt.signal)
 
 			records := c.records()
-			checkCrowd(t, records, crowd.PID(), n)
+			checkCrowd(t, records, crowd.PID(), n, blind())
 			checkPair(t, records, truth)
 			checkFeedback(t, records, p.cmd.Process.Pid, c.cmd.Process.Pid)
 			for _, zero := range []string{`"lost": 0`, `"late": 0`, `"violations": 0`, `"refused": 0`} {
@@ -273,7 +280,7 @@ func TestEndToEnd(t *testing.T) {
 	}
 }
 
-func checkCrowd(t *testing.T, records []plog.LogRecord, pid, n int) {
+func checkCrowd(t *testing.T, records []plog.LogRecord, pid, n, unseen int) {
 	t.Helper()
 	counts := map[string]int{}
 	open := map[string]bool{}
@@ -285,16 +292,16 @@ func checkCrowd(t *testing.T, records []plog.LogRecord, pid, n int) {
 		counts[lr.EventName()+" "+role]++
 		end := fmt.Sprint(role, attr(lr, "tcp.connection.id"))
 		if lr.EventName() == "tcp.connection.close" && !open[end] {
-			t.Fatalf("%s: closed before it opened", lr.Body().Str())
+			if unseen--; unseen < 0 {
+				t.Fatalf("%s: closed before it opened", lr.Body().Str())
+			}
 		}
 		open[end] = true
 	}
-	want := map[string]int{
-		"tcp.connection.open client": n, "tcp.connection.open server": n,
-		"tcp.connection.close client": n, "tcp.connection.close server": n,
-	}
-	if d := cmp.Diff(want, counts); d != "" {
-		t.Errorf("records of the crowd:\n%s", d)
+	for _, kind := range []string{"tcp.connection.open client", "tcp.connection.open server", "tcp.connection.close client", "tcp.connection.close server"} {
+		if counts[kind] > n || counts[kind] < n-max(unseen, 0) {
+			t.Errorf("%s: %d records of the crowd, want %d less at most %d", kind, counts[kind], n, unseen)
+		}
 	}
 }
 
@@ -367,13 +374,13 @@ func TestCollectorDown(t *testing.T) {
 	refused := actor.Start(t, "refused", actor.Plan{Connect: "127.0.0.1:2"})
 	refused.Report()
 	refused.Wait()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
 	select {
-	case <-p.ended:
+	case <-p.gone:
 	case <-ctx.Done():
 		t.Fatalf("still there:\n%s", p.log())
 	}

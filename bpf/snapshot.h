@@ -160,6 +160,20 @@ static __always_inline void remember_any(struct sock *sk)
 }
 
 /*
+ * The tracepoint comes before the state that it tells of. So an open socket whose opening left no
+ * trace in its storage was opened without a program: not every kernel runs them always. Then the
+ * opening is owed like a lost one.
+ */
+static __always_inline void owe_unseen(struct sock *sk, struct conn *c, struct tcp_sock *tp)
+{
+	if (c->untold || c->established || c->flags & FLAG_PREEXISTING || !is_open(sk->__sk_common.skc_state))
+		return;
+	find_isns(c, tp);
+	name_ends(c, sk, tp);
+	c->untold = 1;
+}
+
+/*
  * True: an event was submitted. Announced and stamped first: a program that closes the socket sets
  * the state before it reads the clock, so whoever still finds it open here has the older stamp.
  */
@@ -168,18 +182,23 @@ static __always_inline bool adopt(struct sock *sk, struct conn *c)
 	struct cpu *cpu = this_cpu();
 	struct tcp_sock *tp;
 	bool told = false;
+	int state;
 	__u64 ts;
 
-	if (!cpu || !c->untold || c->flags & FLAG_EXCLUDED)
+	if (!cpu || c->flags & FLAG_EXCLUDED)
 		return false;
 	tp = bpf_skc_to_tcp_sock(sk);
 	if (!tp)
 		return false;
+	owe_unseen(sk, c, tp);
+	if (!c->untold)
+		return false;
 	add_ordered(&cpu->in_flight, 1);
 	ts = bpf_ktime_get_ns();
 	stall(ts);
-	if (c->untold && is_open(c->state))
-		told = submit(cpu, sk, tp, c, KIND_ADOPTED, c->state, ts);
+	state = sk->__sk_common.skc_state;
+	if (c->untold && c->state != TCP_CLOSE && is_open(state))
+		told = submit(cpu, sk, tp, c, KIND_ADOPTED, state, ts);
 	if (told)
 		c->untold = 0;
 	add_ordered(&cpu->in_flight, -1);
@@ -193,7 +212,8 @@ static __always_inline void list(struct sock *sk, const struct conn *c)
 	__u64 cookie;
 	void *ring;
 
-	if (!ctl || c->over)
+	/* Closed without being over: no program was run. */
+	if (!ctl || c->over || sk->__sk_common.skc_state == TCP_CLOSE)
 		return;
 	cookie = bpf_get_socket_cookie(sk);
 	ring = bpf_map_lookup_elem(&rings, &slot);

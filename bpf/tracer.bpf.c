@@ -19,7 +19,7 @@ int BPF_PROG(second, struct sock *sk, int old, int new)
 	return transition(sk, old, new, true);
 }
 
-/* Every file of every process, in every network namespace. */
+/* Every file of every process in the reader's PID namespace, whatever its network namespace. */
 SEC("iter/task_file")
 int remember_files(struct bpf_iter__task_file *ctx)
 {

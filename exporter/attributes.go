@@ -5,10 +5,11 @@ import (
 	"net/netip"
 	"time"
 
-	"github.com/connspan/connspan/internal/conn"
-	"github.com/connspan/connspan/internal/event"
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+
+	"github.com/connspan/connspan/internal/conn"
+	"github.com/connspan/connspan/internal/event"
 )
 
 // Attributes that the semantic conventions do not have.

@@ -7,13 +7,14 @@ import (
 	"log/slog"
 	"time"
 
+	"go.opentelemetry.io/collector/consumer"
+	"go.opentelemetry.io/collector/pdata/plog"
+
 	"github.com/connspan/connspan/internal/clock"
 	"github.com/connspan/connspan/internal/conn"
 	"github.com/connspan/connspan/internal/event"
 	"github.com/connspan/connspan/internal/merge"
 	"github.com/connspan/connspan/internal/probe"
-	"go.opentelemetry.io/collector/consumer"
-	"go.opentelemetry.io/collector/pdata/plog"
 )
 
 const (
@@ -54,6 +55,11 @@ type Exporter struct {
 // nothing is told before Run. The error says in one line what is wrong with cfg, or what this
 // machine lacks.
 func New(cfg Config, to Consumers, logger *slog.Logger) (*Exporter, error) {
+	return newStalled(cfg, to, logger, probe.Stall{})
+}
+
+// newStalled is New with programs that stall, for tests of the order.
+func newStalled(cfg Config, to Consumers, logger *slog.Logger, stall probe.Stall) (*Exporter, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
@@ -61,7 +67,7 @@ func New(cfg Config, to Consumers, logger *slog.Logger) (*Exporter, error) {
 	if err != nil {
 		return nil, err
 	}
-	tracer, err := probe.Load(probe.Config{RingSize: int(cfg.Tracer.RingSize), BTF: cfg.Tracer.BTF})
+	tracer, err := probe.Load(probe.Config{RingSize: int(cfg.Tracer.RingSize), Stall: stall, BTF: cfg.Tracer.BTF})
 	if err != nil {
 		return nil, err
 	}
@@ -79,6 +85,7 @@ func New(cfg Config, to Consumers, logger *slog.Logger) (*Exporter, error) {
 
 func (x *Exporter) start() (err error) {
 	x.loss = newLoss(x.tracer.CPUs(), x.logger)
+	x.table.Report = x.loss.outOfStep
 	x.merge, err = merge.New(merge.Config{
 		CPUs: x.tracer.CPUs(), Guard: x.cfg.Tracer.Guard,
 		MaxHold: x.cfg.Tracer.MaxHold, MaxPending: x.cfg.Tracer.MaxPending,

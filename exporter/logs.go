@@ -4,12 +4,13 @@ import (
 	"slices"
 	"time"
 
-	"github.com/connspan/connspan/internal/clock"
-	"github.com/connspan/connspan/internal/conn"
-	"github.com/connspan/connspan/internal/event"
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/plog"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+
+	"github.com/connspan/connspan/internal/clock"
+	"github.com/connspan/connspan/internal/conn"
+	"github.com/connspan/connspan/internal/event"
 )
 
 // scopeName is the instrumentation scope of everything that connspan tells.

@@ -11,12 +11,13 @@ import (
 	"testing"
 	"time"
 
-	"github.com/connspan/connspan/internal/clock"
-	"github.com/connspan/connspan/internal/conn"
-	"github.com/connspan/connspan/internal/event"
 	gocmp "github.com/google/go-cmp/cmp"
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/plog"
+
+	"github.com/connspan/connspan/internal/clock"
+	"github.com/connspan/connspan/internal/conn"
+	"github.com/connspan/connspan/internal/event"
 )
 
 var update = flag.Bool("update", false, "write the golden files")

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/connspan/connspan/internal/event"
 	"github.com/connspan/connspan/internal/merge"
 	"github.com/connspan/connspan/internal/probe"
 )
@@ -20,6 +21,8 @@ type loss struct {
 	compared  time.Time   // when the kernel's sockets were last looked at
 	list      *probe.List // taken, waiting for the stream to reach it
 	said      time.Time
+
+	saidGap, saidViolation time.Time
 }
 
 func newLoss(cpus int, logger *slog.Logger) *loss {
@@ -42,6 +45,33 @@ func (l *loss) gap(g merge.Gap) {
 	l.said = time.Now()
 	l.logger.Warn("events lost", "cpu", g.CPU, "missing", g.Missing,
 		"between", time.Duration(g.After), "and", time.Duration(g.Before), "missing_total", l.missing)
+}
+
+// outOfStep says which event does not follow the last one of its socket. Gaps come with losses; a
+// violation of the order must never be.
+func (l *loss) outOfStep(e *event.Event, last uint32) {
+	violation := e.Ordinal <= last
+	said, level := &l.saidGap, slog.LevelWarn
+	if violation {
+		said, level = &l.saidViolation, slog.LevelError
+	}
+	if time.Since(*said) < sayEvery {
+		return
+	}
+	*said = time.Now()
+	l.logger.Log(context.Background(), level, "a connection's events are out of step", "violation", violation,
+		"kind", e.Kind, "ordinal", e.Ordinal, "last", last, "cpu", e.CPU, "seq", e.Seq, "time", time.Duration(e.Time),
+		"cookie", e.Cookie, "local", e.Local, "peer", e.Peer, "role", e.Role, "state", e.OldState, "states", e.States,
+		"flags", e.Flags, "pid", e.PID, "began", time.Duration(e.Began), "established", time.Duration(e.Established))
+}
+
+// complain says that a repair did not succeed; the next round tries again.
+func (l *loss) complain(err error) {
+	if time.Since(l.said) < sayEvery {
+		return
+	}
+	l.said = time.Now()
+	l.logger.Warn("comparing with the kernel's own sockets, to be tried again", "error", err)
 }
 
 // adopt takes in the connections that are older than the tracer. The programs are attached by now,
@@ -69,7 +99,7 @@ func (x *Exporter) repair(ctx context.Context) {
 		x.loss.list, err = x.tracer.List(x.table.Stats().Open)
 	}
 	if err != nil {
-		x.logger.Warn("a repair after a loss did not succeed, and will be tried again", "error", err)
+		x.loss.complain(err)
 		return
 	}
 	x.loss.seen = lost

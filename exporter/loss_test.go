@@ -9,9 +9,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/connspan/connspan/internal/actor"
 	gocmp "github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/connspan/connspan/internal/actor"
 )
 
 // TestPreexisting: connections that are older than the tracer are taken in with owner and role,
@@ -184,6 +185,7 @@ func TestManyPreexisting(t *testing.T) {
 	for _, p := range processes {
 		p.Report()
 	}
+	blind := actor.Blind(t)
 	const crowdSize = 10_000
 	crowd := actor.Start(t, "crowd", actor.Plan{Listen: "127.0.0.1:0", How: actor.ClientCloses, Connections: crowdSize, Workers: 4})
 	began := time.Now()
@@ -200,7 +202,7 @@ func TestManyPreexisting(t *testing.T) {
 	for _, p := range processes {
 		p.Kill()
 	}
-	tr.awaitWithin(25*time.Second, 4*holders*each, pids...)
+	tr.awaitWithin(time.Minute, 4*holders*each, pids...)
 	tr.stop()
 	if n := len(openEnds(tr.of(pids...))); n != 0 {
 		t.Errorf("%d ends are told to be open after their processes have gone", n)
@@ -209,8 +211,9 @@ func TestManyPreexisting(t *testing.T) {
 		t.Errorf("%d ends of the crowd are told to be open", n)
 	}
 	checkOnce(t, tr.of(append(pids, crowd.PID())...))
-	if s := tr.stats; s.Lost != 0 || s.Gaps != 0 || s.Synthesized != 0 || s.Repeated != 0 {
-		t.Errorf("stats %+v, want nothing lost, synthesized or repeated", s)
+	unseen := uint64(blind())
+	if s := tr.stats; s.Lost != 0 || s.Gaps > unseen || s.Synthesized > unseen || s.Repeated != 0 {
+		t.Errorf("stats %+v, want nothing lost or repeated, and at most %d ends not seen", s, unseen)
 	}
 }
 

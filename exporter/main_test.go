@@ -3,8 +3,9 @@ package exporter
 import (
 	"testing"
 
-	"github.com/connspan/connspan/internal/actor"
 	"go.uber.org/goleak"
+
+	"github.com/connspan/connspan/internal/actor"
 )
 
 func TestMain(m *testing.M) {

@@ -6,11 +6,12 @@ import (
 	"maps"
 	"slices"
 
-	"github.com/connspan/connspan/internal/event"
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/sdk/resource"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+
+	"github.com/connspan/connspan/internal/event"
 )
 
 // newResource gives the attributes that every traced process on this host shares. Of the
@@ -36,7 +37,7 @@ func newResource(cfg ResourceConfig) (pcommon.Map, error) {
 }
 
 func putAttribute(m pcommon.Map, kv attribute.KeyValue) {
-	m.PutStr(event.Printable(string(kv.Key)), event.Printable(kv.Value.Emit()))
+	m.PutStr(event.Printable(string(kv.Key)), event.Printable(kv.Value.String()))
 }
 
 // owner tells processes apart, also when an id is used again.

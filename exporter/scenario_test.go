@@ -8,9 +8,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/connspan/connspan/internal/actor"
 	gocmp "github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/connspan/connspan/internal/actor"
 )
 
 // end is what one end of a connection is to tell at its close.
@@ -40,12 +41,16 @@ func TestScenario(t *testing.T) {
 		{"server closes first", actor.Plan{Listen: "127.0.0.1:0", How: actor.ServerCloses}, orderly["peer"], orderly["local"]},
 		{"half-close", actor.Plan{Listen: "127.0.0.1:0", How: actor.HalfClose}, orderly["local"], orderly["peer"]},
 		{
-			"SO_LINGER 0", actor.Plan{Listen: "127.0.0.1:0", How: actor.ClientResets},
-			end{"reset_sent", "local", "connection_aborted"}, end{"reset_received", "peer", "connection_reset"},
+			"SO_LINGER 0",
+			actor.Plan{Listen: "127.0.0.1:0", How: actor.ClientResets},
+			end{"reset_sent", "local", "connection_aborted"},
+			end{"reset_received", "peer", "connection_reset"},
 		},
 		{
-			"request unread", actor.Plan{Listen: "127.0.0.1:0", How: actor.ServerUnread},
-			end{"reset_received", "peer", "connection_reset"}, end{"reset_sent", "local", "connection_aborted"},
+			"request unread",
+			actor.Plan{Listen: "127.0.0.1:0", How: actor.ServerUnread},
+			end{"reset_received", "peer", "connection_reset"},
+			end{"reset_sent", "local", "connection_aborted"},
 		},
 		{"client killed", actor.Plan{Listen: "127.0.0.1:0", How: actor.Killed}, orderly["local"], orderly["peer"]},
 	}
@@ -295,24 +300,27 @@ func TestScenarioComm(t *testing.T) {
 func TestCrowd(t *testing.T) {
 	// The race detector makes the reader many times slower than the kernel: large rings make up for it.
 	tr := startTrace(t, func(cfg *Config) { cfg.Tracer.RingSize = 16 << 20 })
+	blind := actor.Blind(t)
 	const n = 20_000
 	p := actor.Start(t, "crowd", actor.Plan{Listen: "127.0.0.1:0", Request: 100, Reply: 100, How: actor.ClientCloses, Connections: n, Workers: 8})
 	p.Report()
 	p.Wait()
-	tr.await(4*n, p.PID())
+	tr.await(4*n-blind(), p.PID())
 	tr.stop()
 	counts := map[string]int{}
 	for _, r := range tr.of(p.PID()) {
 		counts[r.Event+" "+r.Role]++
-		if r.Event == nameClose && (r.Sent != 100 || r.Received != 100 || r.Reason != "fin") {
+		if r.Event == nameClose && !r.Synthesized && (r.Sent != 100 || r.Received != 100 || r.Reason != "fin") {
 			t.Fatalf("%+v, want 100 octets each way and fin", r)
 		}
 	}
-	want := map[string]int{nameOpen + " client": n, nameOpen + " server": n, nameClose + " client": n, nameClose + " server": n}
-	if d := gocmp.Diff(want, counts); d != "" {
-		t.Error(d)
+	unseen := blind()
+	for _, kind := range []string{nameOpen + " client", nameOpen + " server", nameClose + " client", nameClose + " server"} {
+		if counts[kind] > n || counts[kind] < n-unseen {
+			t.Errorf("%s: %d, want %d less at most %d", kind, counts[kind], n, unseen)
+		}
 	}
-	if s := tr.stats; s.Lost != 0 || s.Unseen != 0 || s.Gaps != 0 {
+	if s := tr.stats; s.Lost != 0 {
 		t.Errorf("stats %+v, want nothing lost", s)
 	}
 }

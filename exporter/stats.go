@@ -10,9 +10,10 @@ import (
 // Stats are totals since New, but for Open and Pending. Nothing is lost without being counted in
 // one of them:
 //
-//	happened = Read + Lost           Read = Released + Pending + Malformed
+//	happened = Read + Lost, while Corrupt is 0
+//	Read = Released + Pending + Malformed
 //	Released = Opened + Closed + Failed + Adopted + Repeated
-//	Opened + Adopted = Open + Closed - Strays + Synthesized, while Gaps is 0
+//	Opened + Adopted = Open + Closed - Strays + Synthesized, while Gaps and Violations are 0
 type Stats struct {
 	Opened      uint64 // connections that reached ESTABLISHED
 	Closed      uint64
@@ -23,11 +24,12 @@ type Stats struct {
 	Synthesized uint64 // connections found gone whose end was lost
 	Open        int    // connections open now
 	Read        uint64 // events read from the rings
-	Lost        uint64 // events for which a ring had no room
+	Lost        uint64 // events for which a ring had no room, tries to adopt among them
 	Missing     uint64 // of Lost: located, by the numbers that are missing between two events of a CPU
 	Unseen      uint64 // state changes for which the kernel had no memory
 	Excluded    uint64 // events of this process's own connections
-	Malformed   uint64 // samples that could not be decoded, and rings that could not be read on
+	Malformed   uint64 // of Read: samples that could not be decoded
+	Corrupt     uint64 // rings that could not be read on, and what they held was given up
 	Released    uint64 // events that left the merge
 	Pending     int    // events that wait in the merge
 	Late        uint64 // of Released: behind a younger one
@@ -48,8 +50,8 @@ func (x *Exporter) Stats() (Stats, error) {
 		Repeated: table.Repeated, Strays: table.Strays, Synthesized: table.Synthesized, Open: table.Open,
 		Missing: x.loss.missing,
 		Read:    kernel.Read, Lost: total.RingFull + total.NoRing, Unseen: total.NoStorage, Excluded: total.Excluded,
-		Malformed: x.malformed + kernel.Corrupt,
-		Released:  merged.Released, Pending: merged.Pending, Late: merged.Late,
+		Malformed: x.malformed, Corrupt: kernel.Corrupt,
+		Released: merged.Released, Pending: merged.Pending, Late: merged.Late,
 		Gaps: table.Gaps, Violations: table.Violations,
 		Refused: x.refusals.records,
 	}, nil

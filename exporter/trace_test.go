@@ -50,6 +50,7 @@ func startTrace(t testing.TB, change func(*Config)) *trace {
 	t.Helper()
 	cfg := NewDefaultConfig()
 	cfg.Tracer.Interval = 5 * time.Millisecond
+	cfg.Tracer.Audit = time.Second
 	if change != nil {
 		change(&cfg)
 	}
@@ -58,11 +59,11 @@ func startTrace(t testing.TB, change func(*Config)) *trace {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tr.x, err = New(cfg, Consumers{Logs: []consumer.Logs{sink}}, slog.New(slog.DiscardHandler))
+	tr.x, err = New(cfg, Consumers{Logs: []consumer.Logs{sink}}, slog.New(slog.NewTextHandler(t.Output(), nil)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- tr.x.Run(ctx) }()
 	tr.stop = sync.OnceFunc(func() {

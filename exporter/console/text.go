@@ -156,7 +156,7 @@ func (a attributes) outcome() string {
 			words = append(words, word)
 		}
 	}
-	for _, flag := range []string{"preexisting", "late"} {
+	for _, flag := range []string{"preexisting", "synthesized", "late"} {
 		if a.flag("tcp.connection." + flag) {
 			words = append(words, flag)
 		}

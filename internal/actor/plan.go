@@ -73,7 +73,7 @@ func serve(p Plan, s *stage) error {
 	if err != nil {
 		return err
 	}
-	defer l.Close()
+	defer func() { _ = l.Close() }()
 	if err := s.report(Report{Local: l.Addr().(*net.TCPAddr).AddrPort()}); err != nil {
 		return err
 	}
@@ -89,7 +89,7 @@ func serve(p Plan, s *stage) error {
 
 // answer is the server's side of the connection.
 func (p Plan) answer(c *net.TCPConn) error {
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	if p.How == ServerUnread {
 		return p.awaitUnread(c)
 	}
@@ -312,7 +312,7 @@ func pair(p Plan, s *stage) error {
 	if err != nil {
 		return err
 	}
-	defer l.Close()
+	defer func() { _ = l.Close() }()
 	p.Connect = l.Addr().String()
 	served := make(chan error, 1)
 	go func() {
@@ -332,11 +332,11 @@ func refused(p Plan, s *stage) error {
 	if err != nil {
 		return err
 	}
-	if err := retry(func() error { return unix.Connect(fd, to) }); err == nil {
+	refusal := retry(func() error { return unix.Connect(fd, to) })
+	if refusal == nil {
 		return errors.New("connected, want it refused")
-	} else {
-		r.Error = err.Error()
 	}
+	r.Error = refusal.Error()
 	r.Ended = now()
 	return errors.Join(unix.Close(fd), s.report(r))
 }
@@ -420,7 +420,7 @@ func disconnect(p Plan, s *stage) error {
 	if err != nil {
 		return err
 	}
-	defer l.Close()
+	defer func() { _ = l.Close() }()
 	p.Connect = l.Addr().String()
 	fd, to, err := p.socket()
 	if err != nil {
@@ -521,7 +521,7 @@ func hold(p Plan, s *stage) error {
 	if err != nil {
 		return err
 	}
-	defer l.Close()
+	defer func() { _ = l.Close() }()
 	var held []holding
 	for {
 		for len(held) < p.Connections {

@@ -41,9 +41,9 @@ func TestWrongConfiguration(t *testing.T) {
 		// Keys.
 		{"foo: 1", "foo: unknown key, want exporters, logs, resource, telemetry or tracer"},
 		{"metrics: {interval: 15s}", "metrics: unknown key, want exporters, logs, resource, telemetry or tracer"},
-		{"tracer: {gard: 1us}\nlogs: {event: []}", "logs::event: unknown key, want events; tracer::gard: unknown key, want guard, interval, max_hold, max_pending or ring_size"},
-		{"tracer: {1: 2}", "tracer::1: unknown key, want guard, interval, max_hold, max_pending or ring_size"},
-		{"tracer: {Guard: 1us}", "tracer::Guard: unknown key, want guard, interval, max_hold, max_pending or ring_size"},
+		{"tracer: {gard: 1us}\nlogs: {event: []}", "logs::event: unknown key, want events; tracer::gard: unknown key, want audit, guard, interval, max_hold, max_pending or ring_size"},
+		{"tracer: {1: 2}", "tracer::1: unknown key, want audit, guard, interval, max_hold, max_pending or ring_size"},
+		{"tracer: {Guard: 1us}", "tracer::Guard: unknown key, want audit, guard, interval, max_hold, max_pending or ring_size"},
 		{"telemetry: {address: '127.0.0.1:9464'}", "telemetry::address: unknown key, want logs"},
 		{"exporters: {otlphttp: {endpoint: 'http://x', tls: {insecur: true}}}", "exporters::otlphttp::tls::insecur: unknown key"},
 		{"exporters: {otlp: {headers: [{name: a, valu: b}]}}", "exporters::otlp::headers::0::valu: unknown key, want name or value"},

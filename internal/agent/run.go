@@ -65,8 +65,9 @@ func trace(ctx context.Context, cfg exporter.Config, exporters *exporters, logge
 	err = errors.Join(err, statsErr, tracer.Close())
 	exporters.shutdown()
 	logger.Info("stopped",
-		"opened", stats.Opened, "closed", stats.Closed, "failed", stats.Failed, "open", stats.Open,
-		"lost", stats.Lost+stats.Unseen+stats.Malformed, "late", stats.Late, "violations", stats.Violations,
+		"opened", stats.Opened, "closed", stats.Closed, "failed", stats.Failed, "adopted", stats.Adopted,
+		"synthesized", stats.Synthesized, "open", stats.Open,
+		"lost", stats.Lost, "unseen", stats.Unseen, "malformed", stats.Malformed+stats.Corrupt, "late", stats.Late, "violations", stats.Violations,
 		"refused", stats.Refused)
 	return err
 }

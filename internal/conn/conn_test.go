@@ -7,8 +7,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/connspan/connspan/internal/event"
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/connspan/connspan/internal/event"
 )
 
 func ev(kind event.Kind, cookie uint64, ordinal uint32) *event.Event {
@@ -101,6 +102,16 @@ func TestReconcile(t *testing.T) {
 	apply(table, ev(event.Closed, 1, 2))
 	if s := table.Stats(); s.Violations != 1 {
 		t.Errorf("stats %+v: the end of a connection that is over goes unnoticed", s)
+	}
+}
+
+func TestReport(t *testing.T) {
+	table := NewTable()
+	var got [][2]uint32
+	table.Report = func(e *event.Event, last uint32) { got = append(got, [2]uint32{e.Ordinal, last}) }
+	apply(table, ev(event.Opened, 1, 1), ev(event.Opened, 1, 3), ev(event.Closed, 1, 2), ev(event.Closed, 1, 4), ev(event.Closed, 2, 1))
+	if d := cmp.Diff([][2]uint32{{3, 1}, {2, 3}}, got); d != "" {
+		t.Errorf("ordinals out of step, and the last ones before:\n%s", d)
 	}
 }
 

@@ -32,6 +32,11 @@ type Stats struct {
 //
 // Per connection it keeps one Event of about 200 octets and a map entry.
 type Table struct {
+	// Report, where there is one, is given each event whose ordinal does not follow the last that
+	// is known of its socket: a violation of the order where it is not above last, else a gap. It
+	// must not keep the event.
+	Report func(e *event.Event, last uint32)
+
 	open   map[uint64]*event.Event // what was said at its opening
 	strays strays
 	stats  Stats
@@ -118,10 +123,16 @@ func (t *Table) check(e *event.Event) {
 	} else if e.Kind != event.Closed {
 		return // the socket's first connection, or a later one of which the earlier are forgotten
 	}
-	if e.Ordinal <= last {
+	switch {
+	case e.Ordinal == last+1:
+		return
+	case e.Ordinal <= last:
 		t.stats.Violations++
-	} else {
+	default:
 		t.stats.Gaps += uint64(e.Ordinal - last - 1)
+	}
+	if t.Report != nil {
+		t.Report(e, last)
 	}
 }
 

@@ -137,7 +137,7 @@ func TestCommStopsAtNUL(t *testing.T) {
 	if got := (Comm{'a', 0, 'b'}).String(); got != "a" {
 		t.Errorf("got %q, want %q", got, "a")
 	}
-	if got := (Comm([]byte("0123456789abcdef"))).String(); got != "0123456789abcdef" {
+	if got := Comm([]byte("0123456789abcdef")).String(); got != "0123456789abcdef" {
 		t.Errorf("unterminated name: got %q", got)
 	}
 }

@@ -7,8 +7,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/connspan/connspan/internal/event"
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/connspan/connspan/internal/event"
 )
 
 // at makes an event of a CPU.

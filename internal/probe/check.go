@@ -28,7 +28,7 @@ type Need struct {
 func Check(btfFile string) []Need {
 	_ = rlimit.RemoveMemlock()
 	return []Need{
-		need("kernel", kernelRelease, "Linux 5.12 or newer is needed; what counts are the features below"),
+		need("kernel", kernelRelease, "Linux 5.14 or newer is needed; what counts are the features below"),
 		need("privileges", capabilities, "run as root, or grant CAP_BPF and CAP_PERFMON (setcap cap_bpf,cap_perfmon+ep FILE)"),
 		need("lockdown", lockdown, "boot with lockdown=integrity or none: confidentiality forbids BPF to read kernel memory"),
 		need("kernel types (BTF)", func() (string, error) { return kernelBTF(btfFile) },
@@ -46,8 +46,13 @@ func Check(btfFile string) []Need {
 
 func need(name string, try func() (string, error), remedy string) Need {
 	found, err := try()
+	if errors.Is(err, errNotPermitted) {
+		remedy = "see privileges"
+	}
 	return Need{Name: name, Found: found, Err: err, Remedy: remedy}
 }
+
+var errNotPermitted = errors.New("not permitted")
 
 // feature turns a probe's error into one line: a verifier's log is no answer to an administrator.
 func feature(probe func() error) func() (string, error) {
@@ -57,7 +62,7 @@ func feature(probe func() error) func() (string, error) {
 		case err == nil:
 			return "yes", nil
 		case errors.Is(err, unix.EPERM):
-			return "", errors.New("not permitted")
+			return "", errNotPermitted
 		case errors.Is(err, ebpf.ErrNotSupported):
 			return "", errors.New("not supported by this kernel")
 		}

@@ -14,9 +14,10 @@ type fakeRing struct {
 	end uint64
 }
 
-func newFakeRing(size int) *fakeRing {
+func newFakeRing() *fakeRing {
+	const size = 4096
 	page := os.Getpagesize()
-	r := &ring{consumer: make([]byte, page), producer: make([]byte, page+2*size), mask: uint64(size) - 1}
+	r := &ring{consumer: make([]byte, page), producer: make([]byte, page+2*size), mask: size - 1}
 	r.data = r.producer[page:]
 	return &fakeRing{ring: r}
 }
@@ -42,7 +43,7 @@ func drained(r *ring) (samples []string, whole bool) {
 }
 
 func TestRingDrain(t *testing.T) {
-	r := newFakeRing(4096)
+	r := newFakeRing()
 	r.put(0, "first")
 	r.put(discardBit, "discarded")
 	r.put(0, "")
@@ -69,7 +70,7 @@ func TestRingDrain(t *testing.T) {
 }
 
 func TestRingWrapsAround(t *testing.T) {
-	r := newFakeRing(4096)
+	r := newFakeRing()
 	for i := range 1000 {
 		sample := string(make([]byte, i%200))
 		r.put(0, sample)
@@ -85,7 +86,7 @@ func TestRingGivesUpTheImpossible(t *testing.T) {
 		"position": func(r *fakeRing) { binary.NativeEndian.PutUint64(r.producer, 1<<40) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := newFakeRing(4096)
+			r := newFakeRing()
 			r.put(0, "good")
 			spoil(r)
 			if _, whole := drained(r.ring); whole {
@@ -103,7 +104,7 @@ func FuzzRing(f *testing.F) {
 	f.Add(uint64(0), uint64(64), []byte{8, 0, 0, 0})
 	f.Add(uint64(4000), uint64(9000), []byte{0xff, 0xff, 0xff, 0x3f})
 	f.Fuzz(func(t *testing.T, consumer, producer uint64, data []byte) {
-		r := newFakeRing(4096)
+		r := newFakeRing()
 		r.write(0, data[:min(len(data), 4096)])
 		binary.NativeEndian.PutUint64(r.consumer, consumer&^7)
 		binary.NativeEndian.PutUint64(r.producer, producer&^7)

@@ -10,21 +10,22 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
-	"github.com/connspan/connspan/internal/event"
 	"golang.org/x/sys/unix"
+
+	"github.com/connspan/connspan/internal/event"
 )
 
-// Remember finds the sockets that have no storage yet: those that are open as a file in any
-// process and network namespace, with their owners, and all others of this process's own namespace.
+// Remember finds the sockets that have no storage yet: those that are open as a file in any process
+// of this PID namespace, in every network namespace, with their owners, and all others of this process's own namespace.
 // Each open connection among them is owed an event, which [Tracer.Adopt] pays; connections that are
 // accepted from the listeners among them have an owner from here on.
 //
 // It may run while events flow, and again at any time.
 func (t *Tracer) Remember() error {
-	if err := t.iterate(t.objects.RememberFiles, nil, nil); err != nil {
+	if err := t.iterate(t.objects.RememberFiles, nil, false, nil); err != nil {
 		return fmt.Errorf("looking through the files of all processes: %w", err)
 	}
-	if err := t.iterate(t.objects.RememberTcp, nil, nil); err != nil {
+	if err := t.iterate(t.objects.RememberTcp, nil, false, nil); err != nil {
 		return fmt.Errorf("looking through the TCP sockets: %w", err)
 	}
 	return nil
@@ -34,15 +35,16 @@ func (t *Tracer) Remember() error {
 // Remember has found, or one whose opening was lost. It calls drain whenever that has filled half
 // of a ring. What finds no room all the same stays owed.
 func (t *Tracer) Adopt(drain func() error) error {
-	if err := t.iterate(t.objects.AdoptStored, t.objects.Conns, drain); err != nil {
+	if err := t.iterate(t.objects.AdoptStored, t.objects.Conns, false, drain); err != nil {
 		return fmt.Errorf("adopting open connections: %w", err)
 	}
 	return nil
 }
 
 // iterate runs an iterator to its end. It calls each, where there is one, after every chunk of octets
-// that the iterator has written: one for each event, and all of them go to one CPU's ring.
-func (t *Tracer) iterate(p *ebpf.Program, m *ebpf.Map, each func() error) (err error) {
+// that the iterator has written: one for each event, and all of them go to one CPU's ring. With
+// onePass it is an error if the kernel wants to do it in several passes.
+func (t *Tracer) iterate(p *ebpf.Program, m *ebpf.Map, onePass bool, each func() error) (err error) {
 	it, err := link.AttachIter(link.IterOptions{Program: p, Map: m})
 	if err != nil {
 		return fmt.Errorf("attaching the iterator: %w", err)
@@ -59,7 +61,7 @@ func (t *Tracer) iterate(p *ebpf.Program, m *ebpf.Map, each func() error) (err e
 		switch {
 		case errors.Is(err, io.EOF):
 			return nil
-		case errors.Is(err, unix.EAGAIN): // a million objects looked at, and nothing written
+		case errors.Is(err, unix.EAGAIN) && !onePass: // a million objects looked at, and nothing written
 			continue
 		case err != nil:
 			return err
@@ -95,7 +97,8 @@ const (
 // the listing is done again.
 //
 // The iterator runs in one go, about 0.1 µs a socket, for only so is nothing missed that moves in
-// the kernel's own lists meanwhile.
+// the kernel's own lists meanwhile. That makes it an error with more than a million sockets, which is
+// what the kernel looks at in one go.
 func (t *Tracer) List(atLeast int) (*List, error) {
 	for room := atLeast + listSpare; ; room *= 4 {
 		l, err := t.list(room)
@@ -138,7 +141,7 @@ func (t *Tracer) listInto(r *ring) (l *List, err error) {
 		return nil, err
 	}
 	before := atomic.LoadUint64(&t.control.Unlisted)
-	if err := t.iterate(t.objects.ListStored, t.objects.Conns, nil); err != nil {
+	if err := t.iterate(t.objects.ListStored, t.objects.Conns, true, nil); err != nil {
 		return nil, err
 	}
 	if atomic.LoadUint64(&t.control.Unlisted) != before {

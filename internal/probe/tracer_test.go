@@ -10,12 +10,13 @@ import (
 	"unsafe"
 
 	"github.com/cilium/ebpf"
-	"github.com/connspan/connspan/internal/actor"
-	"github.com/connspan/connspan/internal/event"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
+
+	"github.com/connspan/connspan/internal/actor"
+	"github.com/connspan/connspan/internal/event"
 )
 
 func TestMain(m *testing.M) {
@@ -136,20 +137,35 @@ func TestWaitWakes(t *testing.T) {
 	tr := mustAttach(t, Config{})
 	tr.sleep = time.Hour
 	for i := range 20 {
-		for tr.pending() || tr.read.Load() != tr.lastRead {
-			tr.Drain(func(int, []byte) {})
-			tr.lastRead = tr.read.Load()
-		}
+		woken := make(chan error, 1)
 		p := actor.Start(t, "refused", actor.Plan{Connect: "127.0.0.1:1"})
-		if err := tr.Wait(t.Context(), time.Hour); err != nil {
-			t.Fatal(err)
-		}
-		if !tr.pending() {
-			t.Fatalf("round %d: woken for nothing", i)
-		}
+		go func() { woken <- awaitPID(t, tr, p.PID()) }()
 		p.Report()
 		p.Wait()
+		select {
+		case err := <-woken:
+			if err != nil {
+				t.Fatal(err)
+			}
+		case <-time.After(20 * time.Second):
+			tr.poll.interrupt()
+			t.Fatalf("round %d: the reader sleeps on, beside an event", i)
+		}
 	}
+}
+
+// awaitPID reads until it has an event of the process.
+func awaitPID(t *testing.T, tr *Tracer, pid int) error {
+	for found := false; !found && t.Context().Err() == nil; {
+		if err := tr.Wait(t.Context(), time.Millisecond); err != nil {
+			return err
+		}
+		tr.Drain(func(cpu int, sample []byte) {
+			var e event.Event
+			found = found || event.Decode(sample, cpu, &e) == nil && e.PID == uint32(pid)
+		})
+	}
+	return nil
 }
 
 func TestNowIsTheProgramsClock(t *testing.T) {
