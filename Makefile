@@ -12,6 +12,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 # Debian packages by what needs them.
 BUILD_PACKAGES := clang-14 clang-format-14 llvm-14 libbpf-dev
 TEST_PACKAGES := iproute2
+AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E env "PATH=$$PATH")
 export CGO_ENABLED ?= 1
 
 .PHONY: help
@@ -30,10 +31,20 @@ run: build ## trace this host's connections to the terminal, until Ctrl-C (needs
 test: test-packages ## all tests; those of the kernel need root
 	@collector=$$(otelcol-config/build.sh) && \
 	if [ "$$(id -u)" = 0 ]; then root=; else root="sudo -E env PATH=$$PATH"; fi && \
-	CONNSPAN_TEST_COLLECTOR=$$collector $$root $(GO) test -race -count=1 ./...
+	CONNSPAN_TEST_COLLECTOR=$$collector $$root $(GO) test -p 1 -race -count=1 ./...
+
+.PHONY: order
+order: test-packages ## a table: CPUs sleep inside the tracer, events are sorted or merged (needs root)
+	@out=$$($(AS_ROOT) $(GO) test -count=1 -v -run '^TestOrder$$' ./exporter) || { echo "$$out"; exit 1; }; \
+	sed -n '/out of order/,/^$$/p' <<<"$$out"
+
+SOAK ?= 10m
+.PHONY: soak
+soak: test-packages ## SOAK=10m of load while CPUs sleep inside the tracer (needs root)
+	CONNSPAN_TEST_SOAK=$(SOAK) $(AS_ROOT) $(GO) test -race -count=1 -timeout 0 -v -run '^TestSoak$$' ./exporter
 
 .PHONY: lint
-lint: build-packages ## golangci-lint, clang-format, govulncheck
+lint: build-packages ## golangci-lint, clang-format, go mod
 	$(TOOL) golangci-lint run ./...
 	clang-format-14 --dry-run -Werror bpf/*.c bpf/*.h
 	$(GO) mod tidy -diff
