@@ -9,9 +9,10 @@
 //  3. drain every ring into Push
 //  4. Release
 //
-// An event stamped at or before T' = min(watermarks) was announced before the reader found that
-// CPU without a program in flight, so it had been submitted by then, and the drain that followed
-// has it. Nothing older than T' can still appear. Nobody has to guess how long a CPU may sleep
+// An event stamped before T' = min(watermarks) was announced before the reader found that CPU
+// without a program in flight, so it had been submitted by then, and the drain that followed has it.
+// Nothing older than T' can still appear; at T' itself it can, for the clock may read the same for
+// the reader and for a program that comes behind it. Nobody has to guess how long a CPU may sleep
 // between stamping an event and submitting it:
 //
 //	CPU 0   announce  t=5 stamp ....... asleep for 98 ms ....... submit  withdraw
@@ -31,7 +32,7 @@ import (
 // Config is what a Merge needs to know. The zero value of each field but CPUs is usable.
 type Config struct {
 	CPUs       int           // possible CPUs: events carry 0 to CPUs-1
-	Guard      time.Duration // how far the clock may step back between CPUs
+	Guard      time.Duration // how far the clock may step back between CPUs, at least a nanosecond
 	MaxHold    time.Duration // an event held longer is released out of turn; 0: no bound
 	MaxPending int           // events held at most, the rest is released out of turn; 0: no bound
 }
@@ -139,7 +140,7 @@ func (m *Merge) Push(e *event.Event) {
 	m.up(int(at))
 }
 
-// Watermark says that every event of cpu up to time t has been submitted before the drain whose
+// Watermark says that every event of cpu before time t has been submitted before the drain whose
 // events are pushed next. A watermark never falls.
 func (m *Merge) Watermark(cpu int, t uint64) {
 	m.watermarks[cpu] = max(m.watermarks[cpu], t)
@@ -177,7 +178,7 @@ func (m *Merge) safe() uint64 {
 	for _, w := range m.watermarks {
 		low = min(low, w)
 	}
-	return low - min(low, uint64(m.cfg.Guard))
+	return low - min(low, max(uint64(m.cfg.Guard), 1))
 }
 
 func (m *Merge) releaseTo(t uint64, yield func(*event.Event)) {
