@@ -78,7 +78,6 @@ static __always_inline void fill_conn(struct record *r, const struct conn *c)
 	r->began = c->began;
 	r->established = c->established;
 	r->owner_started = c->owner_started;
-	r->ordinal = c->ordinal;
 	r->pid = c->pid;
 	r->uid = c->uid;
 	r->local_isn = c->local_isn;
@@ -99,7 +98,8 @@ static __always_inline void fill_conn(struct record *r, const struct conn *c)
 
 /* False: the event is lost, and counted. */
 static __always_inline bool submit(struct cpu *cpu, struct sock *sk, struct tcp_sock *tp,
-				   const struct conn *c, enum kind kind, int old_state, __u64 ts)
+				   const struct conn *c, enum kind kind, int old_state, __u32 ordinal,
+				   __u64 ts)
 {
 	__u64 seq = __sync_fetch_and_add(&cpu->seq, 1);
 	__u32 id = bpf_get_smp_processor_id();
@@ -119,6 +119,7 @@ static __always_inline bool submit(struct cpu *cpu, struct sock *sk, struct tcp_
 	r->ts = ts;
 	r->seq = seq;
 	r->cookie = bpf_get_socket_cookie(sk);
+	r->ordinal = ordinal;
 	r->kind = kind;
 	r->old_state = old_state;
 	fill_conn(r, c);
@@ -131,7 +132,7 @@ static __always_inline bool submit(struct cpu *cpu, struct sock *sk, struct tcp_
 /*
  * snd_una has moved by what was acknowledged; a client's SYN is one octet of that, a server's
  * child starts behind its SYN. rcv_nxt has moved by what was received, and the peer's SYN. Both
- * hold at any time in the connection's life, and modulo 2^32 like the numbers themselves.
+ * hold, under the socket's lock, at any time in its life, and modulo 2^32 like the numbers themselves.
  */
 static __always_inline void find_isns(struct conn *c, struct tcp_sock *tp)
 {
@@ -140,6 +141,20 @@ static __always_inline void find_isns(struct conn *c, struct tcp_sock *tp)
 	c->local_isn = tp->snd_una - (__u32)tp->bytes_acked - (c->role == ROLE_SERVER ? 1 : 0);
 	c->peer_isn = tp->rcv_nxt - (__u32)tp->bytes_received - 1;
 	c->flags |= FLAG_ISN;
+}
+
+/* The same without the socket's lock: if the numbers move meanwhile, they stay unknown. */
+static __always_inline void find_isns_unlocked(struct conn *c, struct tcp_sock *tp)
+{
+	__u32 local, peer;
+
+	find_isns(c, tp);
+	local = c->local_isn;
+	peer = c->peer_isn;
+	barrier();
+	find_isns(c, tp);
+	if (c->local_isn != local || c->peer_isn != peer)
+		c->flags &= ~FLAG_ISN;
 }
 
 /* What a connection learns about itself at the very time of the handshake's end. */
@@ -180,7 +195,7 @@ static __always_inline void emit(struct sock *sk, struct tcp_sock *tp, struct co
 		establish(c, tp, ts);
 	stall(ts);
 	c->ordinal++;
-	told = submit(cpu, sk, tp, c, kind, old_state, ts);
+	told = submit(cpu, sk, tp, c, kind, old_state, c->ordinal, ts);
 	c->untold = kind == KIND_OPENED && !told;
 	c->over = kind != KIND_OPENED;
 	add_ordered(&cpu->in_flight, -1);

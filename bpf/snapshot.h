@@ -67,7 +67,7 @@ static __always_inline void remember_open(struct conn *c, struct sock *sk, struc
 	c->flags |= FLAG_PREEXISTING;
 	c->untold = 1;
 	c->role = find_role(tp, c->state);
-	find_isns(c, tp);
+	find_isns_unlocked(c, tp);
 	name_ends(c, sk, tp);
 }
 
@@ -124,8 +124,10 @@ static __always_inline void remember_socket(struct sock *sk, struct task_struct 
 	own_if_unknown(&new, task, owner);
 	if (is_open(new.state))
 		remember_open(&new, sk, tp);
-	else if (new.state == TCP_SYN_SENT)
+	else if (new.state == TCP_SYN_SENT) {
 		new.role = ROLE_CLIENT;
+		name_ends(&new, sk, tp);
+	}
 	bpf_sk_storage_get(&conns, sk, &new, BPF_SK_STORAGE_GET_F_CREATE);
 }
 
@@ -168,7 +170,7 @@ static __always_inline void owe_unseen(struct sock *sk, struct conn *c, struct t
 {
 	if (c->untold || c->established || c->flags & FLAG_PREEXISTING || !is_open(sk->__sk_common.skc_state))
 		return;
-	find_isns(c, tp);
+	find_isns_unlocked(c, tp);
 	name_ends(c, sk, tp);
 	c->untold = 1;
 }
@@ -182,6 +184,7 @@ static __always_inline bool adopt(struct sock *sk, struct conn *c)
 	struct cpu *cpu = this_cpu();
 	struct tcp_sock *tp;
 	bool told = false;
+	__u32 ordinal;
 	int state;
 	__u64 ts;
 
@@ -196,9 +199,11 @@ static __always_inline bool adopt(struct sock *sk, struct conn *c)
 	add_ordered(&cpu->in_flight, 1);
 	ts = bpf_ktime_get_ns();
 	stall(ts);
+	ordinal = c->ordinal; /* before the state: a program that closes it would count on */
+	barrier();
 	state = sk->__sk_common.skc_state;
 	if (c->untold && c->state != TCP_CLOSE && is_open(state))
-		told = submit(cpu, sk, tp, c, KIND_ADOPTED, state, ts);
+		told = submit(cpu, sk, tp, c, KIND_ADOPTED, state, ordinal, ts);
 	if (told)
 		c->untold = 0;
 	add_ordered(&cpu->in_flight, -1);

@@ -121,7 +121,7 @@ static __always_inline void closed(struct conn *c, struct sock *sk, struct tcp_s
 {
 	if (old == TCP_LISTEN)
 		return;
-	if (old == TCP_SYN_SENT)
+	if (old == TCP_SYN_SENT && c->family)
 		name_ports(c, sk, tp);
 	else if (!c->established)
 		name_ends(c, sk, tp);

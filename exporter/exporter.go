@@ -63,7 +63,7 @@ func newStalled(cfg Config, to Consumers, logger *slog.Logger, stall probe.Stall
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	base, err := newResource(cfg.Resource)
+	base, err := newResource(cfg.Resource, logger)
 	if err != nil {
 		return nil, err
 	}
@@ -102,19 +102,21 @@ func (x *Exporter) start() (err error) {
 // Run tells of the connections that are open already and of every one from New on, until ctx ends,
 // and then of everything that happened before that.
 func (x *Exporter) Run(ctx context.Context) error {
-	if err := x.adopt(ctx); err != nil {
+	// What is on its way to a consumer when ctx ends is to arrive all the same.
+	whole := context.WithoutCancel(ctx)
+	if err := x.adopt(whole); err != nil {
 		return err
 	}
 	for ctx.Err() == nil {
-		if err := x.round(ctx); err != nil {
+		if err := x.round(whole); err != nil {
 			return err
 		}
-		x.repair(ctx)
+		x.repair(whole)
 		if err := x.tracer.Wait(ctx, x.cfg.Tracer.Interval); err != nil {
 			return err
 		}
 	}
-	return x.finish(context.WithoutCancel(ctx))
+	return x.finish(whole)
 }
 
 // round is the way from kernel to consumer. The order of its steps is what makes the order of the
@@ -142,7 +144,7 @@ func (x *Exporter) round(ctx context.Context) error {
 	x.loss.settle()
 	if x.clock.Due(now, calibration) {
 		if err := x.clock.Calibrate(); err != nil {
-			return err
+			x.loss.complain("calibrating the clock", err)
 		}
 	}
 	x.logs.observed = x.clock.Time(now)
@@ -181,28 +183,31 @@ func (x *Exporter) ship(ctx context.Context) {
 	}
 }
 
-// finish goes on until everything that happened up to now is told, or lastRounds have passed.
+// finish tells everything that has happened up to now. No event can follow once the programs are
+// detached and none is in flight, so the last drain has them all, and what a watermark would still
+// hold back can go, in order. A CPU that sleeps inside a program is waited for, for lastRounds.
 func (x *Exporter) finish(ctx context.Context) error {
-	end, err := x.tracer.Now()
-	if err != nil {
-		return err
+	if err := x.tracer.Detach(); err != nil {
+		return fmt.Errorf("detaching the programs: %w", err)
 	}
-	for x.merge.Stats().Watermark < end {
-		if err := x.round(ctx); err != nil {
-			return err
-		}
-		now, err := x.tracer.Now()
-		if err != nil {
-			return err
-		}
-		if now > end+uint64(lastRounds) {
-			break
-		}
+	for deadline := time.Now().Add(lastRounds); x.inFlight() && time.Now().Before(deadline); {
 		time.Sleep(time.Millisecond)
+	}
+	if err := x.round(ctx); err != nil {
+		return err
 	}
 	x.merge.Flush(func(e *event.Event) { x.apply(ctx, e) })
 	x.ship(ctx)
 	return nil
+}
+
+func (x *Exporter) inFlight() bool {
+	for cpu := range x.tracer.CPUs() {
+		if x.tracer.InFlight(cpu) {
+			return true
+		}
+	}
+	return false
 }
 
 // Close detaches the programs and frees what the kernel holds. It may be called more than once,

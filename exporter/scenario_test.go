@@ -320,7 +320,7 @@ func TestCrowd(t *testing.T) {
 			t.Errorf("%s: %d, want %d less at most %d", kind, counts[kind], n, unseen)
 		}
 	}
-	if s := tr.stats; s.Lost != 0 {
+	if s := tr.stats; s.Lost != 0 || s.Gaps > uint64(unseen) {
 		t.Errorf("stats %+v, want nothing lost", s)
 	}
 }

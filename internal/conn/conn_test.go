@@ -2,7 +2,6 @@ package conn
 
 import (
 	"math/rand/v2"
-	"net/netip"
 	"syscall"
 	"testing"
 	"time"
@@ -199,21 +198,20 @@ func TestJudgeFailed(t *testing.T) {
 	tests := []struct {
 		name  string
 		errno syscall.Errno
-		port  uint16
+		segs  uint32
 		flags event.Flags
 		want  string
 	}{
-		{"refused", syscall.ECONNREFUSED, 4242, 0, "connection_refused"},
-		{"timed out", syscall.ETIMEDOUT, 4242, 0, "timed_out"},
-		{"unreachable", syscall.ENETUNREACH, 4242, 0, "network_unreachable"},
-		{"given up", 0, 4242, 0, "connection_aborted"},
-		{"killed", 0, 4242, event.Exiting, "interrupted"},
-		{"no port left", 0, 0, 0, "address_not_available"},
+		{"refused", syscall.ECONNREFUSED, 1, 0, "connection_refused"},
+		{"timed out", syscall.ETIMEDOUT, 2, 0, "timed_out"},
+		{"unreachable", syscall.ENETUNREACH, 1, 0, "network_unreachable"},
+		{"given up", 0, 1, 0, "connection_aborted"},
+		{"killed", 0, 1, event.Exiting, "interrupted"},
+		{"no port left, or the tuple in use", 0, 0, 0, "address_not_available"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			e := event.Event{Kind: event.Failed, OldState: event.SynSent, Errno: uint32(tt.errno), Flags: tt.flags}
-			e.Local = addrPort(tt.port)
+			e := event.Event{Kind: event.Failed, OldState: event.SynSent, Errno: uint32(tt.errno), Flags: tt.flags, SegsOut: tt.segs}
 			if r := judge(&e); r.ErrorType != tt.want || r.Reason != "" {
 				t.Errorf("error type %q reason %q, want %q and none", r.ErrorType, r.Reason, tt.want)
 			}
@@ -261,8 +259,4 @@ func TestIDIsTheSameAtBothEnds(t *testing.T) {
 	if _, ok := (&Record{Event: &event.Event{LocalISN: 1, PeerISN: 2}}).ID(); ok {
 		t.Error("an unknown id is given")
 	}
-}
-
-func addrPort(port uint16) netip.AddrPort {
-	return netip.AddrPortFrom(netip.IPv4Unspecified(), port)
 }

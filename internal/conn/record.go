@@ -183,7 +183,7 @@ func failure(e *event.Event) string {
 	switch {
 	case e.Errno != 0:
 		return errorType(syscall.Errno(e.Errno))
-	case e.Local.Port() == 0: // inet_hash_connect found no port
+	case e.SegsOut == 0: // no SYN: inet_hash_connect found no port, or the tuple in use
 		return errorType(syscall.EADDRNOTAVAIL)
 	case e.Has(event.Exiting):
 		return errorType(syscall.EINTR)

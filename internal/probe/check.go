@@ -22,17 +22,23 @@ type Need struct {
 	Remedy string // what an administrator can do about it
 }
 
+// The needs that most others rest on.
+const (
+	needPrivileges = "privileges"
+	needTypes      = "kernel types (BTF)"
+)
+
 // Check tries each need on the running kernel, in an order in which a later one can only be met
 // where the earlier are. btfFile is as in [Config]. It loads small programs of its own and leaves
 // nothing behind.
 func Check(btfFile string) []Need {
 	_ = rlimit.RemoveMemlock()
-	return []Need{
+	needs := []Need{
 		need("kernel", kernelRelease, "Linux 5.14 or newer is needed; what counts are the features below"),
-		need("privileges", capabilities, "run as root, or grant CAP_BPF and CAP_PERFMON (setcap cap_bpf,cap_perfmon+ep FILE)"),
+		need(needPrivileges, capabilities, "run as root, or grant CAP_BPF and CAP_PERFMON (setcap cap_bpf,cap_perfmon+ep FILE)"),
 		need("lockdown", lockdown, "boot with lockdown=integrity or none: confidentiality forbids BPF to read kernel memory"),
-		need("kernel types (BTF)", func() (string, error) { return kernelBTF(btfFile) },
-			"use a kernel built with CONFIG_DEBUG_INFO_BTF=y, or pass its types with --btf FILE"),
+		need(needTypes, func() (string, error) { return kernelBTF(btfFile) },
+			"use a kernel built with CONFIG_DEBUG_INFO_BTF=y, or pass a readable file with its types: --btf FILE"),
 		need("ring buffer", feature(func() error { return features.HaveMapType(ebpf.RingBuf) }), "Linux 5.8 or newer has BPF ring buffers"),
 		need("atomic instructions", feature(features.HaveV3ISA), "Linux 5.12 or newer and a BPF JIT for this architecture are needed"),
 		need("typed tracepoint", feature(func() error { return tryTypedTracepoint(btfFile) }),
@@ -41,18 +47,42 @@ func Check(btfFile string) []Need {
 			"Linux 5.11 or newer lets tracing programs keep state in a socket"),
 		need("clock program", feature(func() error { return features.HaveProgramType(ebpf.Syscall) }),
 			"Linux 5.14 or newer has BPF programs that can be called as a system call"),
+		need("all programs together", feature(func() error { return tryLoad(btfFile) }),
+			"the programs are for Linux 5.14 and newer, up to those that were tried"),
 	}
+	blame(needs)
+	return needs
+}
+
+// blame points the needs that cannot be met without an earlier one to it: their own remedies would
+// mislead.
+func blame(needs []Need) {
+	cause := ""
+	for i := range needs {
+		if needs[i].Err == nil {
+			continue
+		}
+		if cause != "" {
+			needs[i].Remedy = "see " + cause
+		} else if needs[i].Name == needPrivileges || needs[i].Name == needTypes {
+			cause = needs[i].Name
+		}
+	}
+}
+
+// tryLoad loads what the tracer loads.
+func tryLoad(btfFile string) error {
+	t, err := load(Config{BTF: btfFile, RingSize: os.Getpagesize()})
+	if err != nil {
+		return err
+	}
+	return t.Close()
 }
 
 func need(name string, try func() (string, error), remedy string) Need {
 	found, err := try()
-	if errors.Is(err, errNotPermitted) {
-		remedy = "see privileges"
-	}
 	return Need{Name: name, Found: found, Err: err, Remedy: remedy}
 }
-
-var errNotPermitted = errors.New("not permitted")
 
 // feature turns a probe's error into one line: a verifier's log is no answer to an administrator.
 func feature(probe func() error) func() (string, error) {
@@ -62,7 +92,7 @@ func feature(probe func() error) func() (string, error) {
 		case err == nil:
 			return "yes", nil
 		case errors.Is(err, unix.EPERM):
-			return "", errNotPermitted
+			return "", errors.New("not permitted")
 		case errors.Is(err, ebpf.ErrNotSupported):
 			return "", errors.New("not supported by this kernel")
 		}
@@ -85,6 +115,9 @@ func capabilities() (string, error) {
 	if err := unix.Capget(&header, &data[0]); err != nil {
 		return "", fmt.Errorf("asking for capabilities: %w", err)
 	}
+	if m, err := os.ReadFile("/proc/self/uid_map"); err == nil && !isInitialUserNamespace(string(m)) {
+		return "", errors.New("inside a user namespace, whose capabilities do not count")
+	}
 	has := func(c uint) bool { return data[c/32].Effective&(1<<(c%32)) != 0 }
 	if has(unix.CAP_SYS_ADMIN) {
 		return "CAP_SYS_ADMIN", nil
@@ -100,6 +133,12 @@ func capabilities() (string, error) {
 		return "", fmt.Errorf("uid %d lacks %s", os.Geteuid(), strings.Join(missing, " and "))
 	}
 	return "CAP_BPF, CAP_PERFMON", nil
+}
+
+// isInitialUserNamespace reads what user_namespaces(7) says of uid_map: all ids map to themselves.
+func isInitialUserNamespace(uidMap string) bool {
+	fields := strings.Fields(uidMap)
+	return len(fields) == 3 && fields[0] == "0" && fields[1] == "0" && fields[2] == "4294967295"
 }
 
 // lockdown reads what security/lockdown/lockdown.c shows, e.g. "none [integrity] confidentiality".

@@ -60,7 +60,16 @@ func (p *poller) close() error {
 // when they come so fast that a ring has filled to a quarter, at the next event once a round has
 // found none, at the latest after a second, and at once when ctx ends.
 func (t *Tracer) Wait(ctx context.Context, interval time.Duration) error {
-	defer context.AfterFunc(ctx, t.poll.interrupt)()
+	interrupted := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(interrupted)
+		t.poll.interrupt()
+	})
+	defer func() {
+		if !stop() {
+			<-interrupted // or it could write after Close
+		}
+	}()
 	if read := t.read.Load(); read != t.lastRead || t.pending() {
 		t.lastRead = read
 		if t.crowded {

@@ -158,6 +158,15 @@ func (t *Tracer) listInto(r *ring) (l *List, err error) {
 	return l, nil
 }
 
+// Unstored is how many state changes so far found no memory for their socket's storage: such a socket
+// is unknown until Remember finds it.
+func (t *Tracer) Unstored() (n uint64) {
+	for i := range t.cpus {
+		n += atomic.LoadUint64(&t.cpus[i].NoStorage)
+	}
+	return n
+}
+
 // Lost is how many events and state changes have found no room so far, on all CPUs.
 func (t *Tracer) Lost() (n uint64) {
 	for i := range t.cpus {

@@ -260,12 +260,20 @@ func (t *Tracer) Drain(yield func(cpu int, sample []byte)) {
 	}
 }
 
-// Close detaches the programs and frees everything. It may be called more than once.
-func (t *Tracer) Close() error {
+// Detach ends the tracing; what has been submitted can still be drained. A program that is running
+// may go on for a little while: see InFlight.
+func (t *Tracer) Detach() error {
 	var errs []error
 	for _, l := range t.links {
 		errs = append(errs, l.Close())
 	}
+	t.links = nil
+	return errors.Join(errs...)
+}
+
+// Close detaches the programs and frees everything. It may be called more than once.
+func (t *Tracer) Close() error {
+	errs := []error{t.Detach()}
 	for _, r := range t.rings {
 		errs = append(errs, r.close())
 	}
