@@ -30,8 +30,7 @@ run: build ## trace this host's connections to the terminal, until Ctrl-C (needs
 .PHONY: test
 test: test-packages ## all tests; those of the kernel need root
 	@collector=$$(otelcol-config/build.sh) && \
-	if [ "$$(id -u)" = 0 ]; then root=; else root="sudo -E env PATH=$$PATH"; fi && \
-	CONNSPAN_TEST_COLLECTOR=$$collector $$root $(GO) test -p 1 -race -count=1 ./...
+	CONNSPAN_TEST_COLLECTOR=$$collector $(AS_ROOT) $(GO) test -p 1 -race -count=1 ./...
 
 .PHONY: order
 order: test-packages ## a table: CPUs sleep inside the tracer, events are sorted or merged (needs root)

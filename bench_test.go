@@ -12,10 +12,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/connspan/connspan/internal/actor"
 	"go.opentelemetry.io/collector/pdata/plog/plogotlp"
 	"google.golang.org/grpc"
 	_ "google.golang.org/grpc/encoding/gzip" // what the program sends
+
+	"github.com/connspan/connspan/internal/actor"
 )
 
 // sink is an OTLP server that counts records and forgets them.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"flag"
+	"log/slog"
 	"net/netip"
 	"os"
 	"strings"
@@ -177,7 +178,7 @@ func TestGroups(t *testing.T) {
 func TestResource(t *testing.T) {
 	t.Setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=prod,service.name=agent,team=a")
 	t.Setenv("OTEL_SERVICE_NAME", "agent")
-	base, err := newResource(ResourceConfig{Attributes: map[string]string{"team": "b\n"}})
+	base, err := newResource(ResourceConfig{Attributes: map[string]string{"team": "b\n"}}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -196,6 +197,18 @@ func TestResource(t *testing.T) {
 	ownerOf(examples()[0]).fillResource(m, base)
 	if v, _ := m.Get("service.name"); v.Str() != "given" {
 		t.Errorf("service.name %q, want the configured one to stay", v.Str())
+	}
+}
+
+// TestResourceMalformed: what the environment says wrongly is left out, and no reason not to start.
+func TestResourceMalformed(t *testing.T) {
+	t.Setenv("OTEL_RESOURCE_ATTRIBUTES", "bad")
+	base, err := newResource(ResourceConfig{}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v, ok := base.Get("host.name"); !ok || v.Str() == "" {
+		t.Errorf("attributes %v, want host.name all the same", base.AsRaw())
 	}
 }
 

@@ -18,6 +18,7 @@ type loss struct {
 	gaps      uint64      // stretches of missing numbers
 	missing   uint64      // numbers in them
 	seen      uint64      // losses that a repair has begun for
+	unstored  uint64      // sockets without storage that were looked for
 	compared  time.Time   // when the kernel's sockets were last looked at
 	list      *probe.List // taken, waiting for the stream to reach it
 	said      time.Time
@@ -65,13 +66,13 @@ func (l *loss) outOfStep(e *event.Event, last uint32) {
 		"flags", e.Flags, "pid", e.PID, "began", time.Duration(e.Began), "established", time.Duration(e.Established))
 }
 
-// complain says that a repair did not succeed; the next round tries again.
-func (l *loss) complain(err error) {
+// complain says that something did not succeed which will be tried again.
+func (l *loss) complain(what string, err error) {
 	if time.Since(l.said) < sayEvery {
 		return
 	}
 	l.said = time.Now()
-	l.logger.Warn("comparing with the kernel's own sockets, to be tried again", "error", err)
+	l.logger.Warn(what+", to be tried again", "error", err)
 }
 
 // adopt takes in the connections that are older than the tracer. The programs are attached by now,
@@ -94,15 +95,25 @@ func (x *Exporter) repair(ctx context.Context) {
 		return
 	}
 	x.loss.compared = time.Now()
-	err := x.adopt(ctx)
-	if err == nil {
-		x.loss.list, err = x.tracer.List(x.table.Stats().Open)
-	}
-	if err != nil {
-		x.loss.complain(err)
+	if err := x.compare(ctx); err != nil {
+		x.loss.complain("comparing with the kernel's own sockets", err)
 		return
 	}
 	x.loss.seen = lost
+}
+
+func (x *Exporter) compare(ctx context.Context) (err error) {
+	if unstored := x.tracer.Unstored(); unstored != x.loss.unstored {
+		if err := x.tracer.Remember(); err != nil {
+			return err
+		}
+		x.loss.unstored = unstored
+	}
+	if err := x.tracer.Adopt(func() error { return x.round(ctx) }); err != nil {
+		return err
+	}
+	x.loss.list, err = x.tracer.List(x.table.Stats().Open)
+	return err
 }
 
 // reconcile ends the connections of which the list says that they are gone, once the stream has

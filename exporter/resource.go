@@ -2,7 +2,9 @@ package exporter
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
 
@@ -17,9 +19,11 @@ import (
 // newResource gives the attributes that every traced process on this host shares. Of the
 // environment's own attributes those that name a service are left out: they are this program's,
 // not the traced one's.
-func newResource(cfg ResourceConfig) (pcommon.Map, error) {
+func newResource(cfg ResourceConfig, logger *slog.Logger) (pcommon.Map, error) {
 	found, err := resource.New(context.Background(), resource.WithHost(), resource.WithFromEnv())
-	if err != nil {
+	if errors.Is(err, resource.ErrPartialResource) {
+		logger.Warn("a part of the Resource is left out; OTEL_RESOURCE_ATTRIBUTES must be key=value,key=value", "error", err)
+	} else if err != nil {
 		return pcommon.Map{}, fmt.Errorf("finding out about this host: %w", err)
 	}
 	m := pcommon.NewMap()

@@ -11,9 +11,11 @@ import (
 
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/confmap"
+	"go.opentelemetry.io/collector/exporter/exporterhelper"
 	"go.yaml.in/yaml/v3"
 
 	"github.com/connspan/connspan/exporter"
+	"github.com/connspan/connspan/exporter/otlp"
 )
 
 // config is the whole configuration file.
@@ -133,12 +135,37 @@ func (c *config) decodeExporter(name string, given any, sections *confmap.Conf) 
 func (c *config) validate() error {
 	errs := []error{c.Exporter.Validate()}
 	for _, id := range c.exporterIDs() {
-		errs = append(errs, locate(confmap.Validate(c.Exporters[id]), "exporters::"+id.String()))
+		path := "exporters::" + id.String()
+		errs = append(errs, locate(confmap.Validate(c.Exporters[id]), path), blocking(c.Exporters[id], path))
 	}
 	if level := c.Telemetry.Logs.Level; !slices.Contains(levels, level) {
 		errs = append(errs, fmt.Errorf("telemetry::logs::level: %q, want debug, info, warn or error", level))
 	}
 	return errors.Join(errs...)
+}
+
+// blocking refuses the queues that make their exporter wait for its server: what feeds the exporters
+// also reads the kernel's rings, which overflow when nobody does.
+func blocking(cfg component.Config, path string) error {
+	var queue *exporterhelper.QueueBatchConfig
+	switch c := cfg.(type) {
+	case *otlp.GRPCConfig:
+		queue = c.QueueConfig.Get()
+	case *otlp.HTTPConfig:
+		queue = c.QueueConfig.Get()
+	default:
+		return nil
+	}
+	path += "::sending_queue::"
+	switch {
+	case queue == nil:
+		return fmt.Errorf("%senabled: false, want true: without a queue the tracer waits for the server", path)
+	case queue.WaitForResult:
+		return fmt.Errorf("%swait_for_result: true, want false: the tracer would wait for the server", path)
+	case queue.BlockOnOverflow:
+		return fmt.Errorf("%sblock_on_overflow: true, want false: the tracer would wait for the server", path)
+	}
+	return nil
 }
 
 // exporterIDs are in the order of their names.

@@ -48,6 +48,11 @@ func TestWrongConfiguration(t *testing.T) {
 		{"exporters: {otlphttp: {endpoint: 'http://x', tls: {insecur: true}}}", "exporters::otlphttp::tls::insecur: unknown key"},
 		{"exporters: {otlp: {headers: [{name: a, valu: b}]}}", "exporters::otlp::headers::0::valu: unknown key, want name or value"},
 
+		// Queues that make the tracer wait.
+		{"exporters: {otlp: {endpoint: 'x:1', sending_queue: {enabled: false}}}", "exporters::otlp::sending_queue::enabled: false, want true: without a queue the tracer waits for the server"},
+		{"exporters: {otlphttp: {endpoint: 'http://x', sending_queue: {wait_for_result: true}}}", "exporters::otlphttp::sending_queue::wait_for_result: true, want false: the tracer would wait for the server"},
+		{"exporters: {otlp: {endpoint: 'x:1', sending_queue: {block_on_overflow: true}}}", "exporters::otlp::sending_queue::block_on_overflow: true, want false: the tracer would wait for the server"},
+
 		// Types.
 		{"tracer: 5", "tracer: 5, want a section"},
 		{"tracer: [guard]", "tracer: [guard], want a section"},

@@ -3,7 +3,7 @@ package merge
 import "github.com/connspan/connspan/internal/event"
 
 // keepEvents is how large an empty queue may stay; a larger one, left by a stall, is given back.
-const keepEvents = 1 << 16
+const keepEvents = 1 << 13
 
 // A queue holds the events of one CPU, oldest first, in buf[at:].
 type queue struct {
