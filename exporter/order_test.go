@@ -1,0 +1,440 @@
+package exporter
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"text/tabwriter"
+	"time"
+
+	"go.opentelemetry.io/collector/consumer"
+	"go.opentelemetry.io/collector/pdata/plog"
+	"golang.org/x/sys/unix"
+
+	"github.com/connspan/connspan/internal/actor"
+	"github.com/connspan/connspan/internal/conn"
+	"github.com/connspan/connspan/internal/event"
+	"github.com/connspan/connspan/internal/probe"
+)
+
+// TestOrder has the BPF programs on one CPU sleep between stamp and submit, and gives the very same
+// events, as they come out of the rings, to the tracer's own merge and to the one that it replaces.
+func TestOrder(t *testing.T) {
+	awake, sleeper := twoCPUs(t)
+	tests := []struct {
+		stall  probe.Stall
+		stalls uint64 // enough
+	}{
+		{probe.Stall{For: time.Millisecond, Every: 20, CPU: sleeper}, 500},
+		{probe.Stall{For: 5 * time.Millisecond, Every: 50, CPU: sleeper}, 200},
+		{probe.Stall{For: 98 * time.Millisecond, Every: 1000, CPU: sleeper}, 10},
+		{probe.Stall{For: time.Second, Every: 5000, CPU: sleeper}, 3},
+	}
+	var table bytes.Buffer
+	w := tabwriter.NewWriter(&table, 0, 0, 2, ' ', tabwriter.AlignRight)
+	_, _ = fmt.Fprintln(w, "\t\t\tout of order\t\tworst\theld by connspan, ms\t\t\t")
+	_, _ = fmt.Fprintln(w, "stall\tevents\tstalls\tsort\tconnspan\tsort, ms\tp50\tp99\tmax\t")
+	for _, tt := range tests {
+		t.Run(tt.stall.For.String(), func(t *testing.T) {
+			breaks := tt.stall.For >= 5*time.Millisecond // a shorter one may fall between two rounds
+			r := startRace(t, tt.stall, awake)
+			r.load(func() bool { return r.stalls() >= tt.stalls && (r.sorted.violations.Load() > 0 || !breaks) })
+			r.check()
+			if r.sorted.violations.Load() == 0 && breaks {
+				t.Errorf("to sort what is there has kept the order in spite of %d stalls: this test shows nothing", r.stalls())
+			}
+			r.row(w)
+		})
+	}
+	if err := w.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	fmt.Printf("\n%s\n", table.String())
+}
+
+// TestOrderInterrupted: all packets are received on the CPU that stalls, also while one of its
+// processes stalls inside a program. The kernel skips the first program then, and the second one
+// stamps and submits in the midst of it.
+func TestOrderInterrupted(t *testing.T) {
+	awake, sleeper := twoCPUs(t)
+	receiveOn(t, sleeper)
+	r := startRace(t, probe.Stall{For: 5 * time.Millisecond, Every: 20, CPU: sleeper}, awake)
+	r.load(func() bool { return r.stalls() >= 200 && r.kernel.Load().Total().Rescued > 0 })
+	r.check()
+	if n := r.kernel.Load().Total().Rescued; n == 0 {
+		t.Error("no transition has fallen to the second program")
+	}
+}
+
+// twoCPUs gives one to read on and one to stall.
+func twoCPUs(t *testing.T) (awake int, sleeper uint32) {
+	t.Helper()
+	cpus := allowedCPUs(t)
+	if len(cpus) < 2 {
+		t.Skip("one CPU alone: nobody overtakes it while it sleeps")
+	}
+	return cpus[0], uint32(cpus[len(cpus)-1])
+}
+
+func allowedCPUs(t *testing.T) (cpus []int) {
+	t.Helper()
+	var set unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &set); err != nil {
+		t.Fatal(err)
+	}
+	for cpu := range len(set) * 64 {
+		if set.IsSet(cpu) {
+			cpus = append(cpus, cpu)
+		}
+	}
+	return cpus
+}
+
+// receiveOn gives the calling goroutine, and the actors that it starts, a network namespace whose
+// packets are received on that CPU (receive packet steering).
+func receiveOn(t *testing.T, cpu uint32) {
+	t.Helper()
+	runtime.LockOSThread() // and never unlocked: the namespaces end with the thread
+	if err := unix.Unshare(unix.CLONE_NEWNET | unix.CLONE_NEWNS); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_PRIVATE|unix.MS_REC, ""); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("sysfs", "/sys", "sysfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	mask := fmt.Sprintf("%x%s", 1<<(cpu%32), strings.Repeat(",0", int(cpu/32)))
+	if err := os.WriteFile("/sys/class/net/lo/queues/rx-0/rps_cpus", []byte(mask), 0); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.CommandContext(t.Context(), "ip", "link", "set", "lo", "up").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+}
+
+// crowds makes connections on all CPUs, in two processes at a time, until that is enough.
+func crowds(t testing.TB, enough func() bool) {
+	t.Helper()
+	plan := actor.Plan{Listen: "127.0.0.1:0", Request: 100, Reply: 100, How: actor.ClientCloses, Connections: 500, Workers: 8}
+	for !enough() {
+		pair := []*actor.Process{actor.Start(t, "crowd", plan), actor.Start(t, "crowd", plan)}
+		for _, p := range pair {
+			p.Report()
+			p.Wait()
+		}
+	}
+}
+
+// A race reads the rings like [Exporter.Run], and gives each event to both merges.
+type race struct {
+	t       testing.TB
+	x       *Exporter
+	stall   probe.Stall
+	sort    sortUpToNow
+	ours    verdict
+	sorted  verdict
+	kernel  atomic.Pointer[probe.Stats]
+	found   map[numbered]uint64 // when each event that waits in our merge was read
+	held    []uint64            // ns from the round that read an event to the one that released it
+	stamps  []uint64            // of this round's events of the CPU that stalls
+	waited  uint64              // events of that CPU that were read a whole stall after their stamp
+	stop    context.CancelFunc
+	stopped chan error
+}
+
+// numbered names an event.
+type numbered struct {
+	seq uint64
+	cpu uint16
+}
+
+// A verdict is on a stream of released events.
+type verdict struct {
+	released   uint64
+	violations atomic.Uint64 // events behind a younger one
+	last       uint64
+	worst      uint64 // ns from an event to the younger one before it
+}
+
+func (v *verdict) see(e *event.Event) {
+	v.released++
+	if e.Time < v.last {
+		v.violations.Add(1)
+		v.worst = max(v.worst, v.last-e.Time)
+	}
+	v.last = max(v.last, e.Time)
+}
+
+// sortUpToNow is what gobpf and Weave Scope did: sort what is there, release what was stamped before
+// the drain began.
+type sortUpToNow []event.Event
+
+func (s *sortUpToNow) release(now uint64, yield func(*event.Event)) {
+	slices.SortFunc(*s, func(a, b event.Event) int { return cmp.Compare(a.Time, b.Time) })
+	n := 0
+	for n < len(*s) && (*s)[n].Time <= now {
+		yield(&(*s)[n])
+		n++
+	}
+	*s = slices.Delete(*s, 0, n)
+}
+
+// startRace reads on a CPU that does not stall.
+func startRace(t testing.TB, stall probe.Stall, readOn int) *race {
+	t.Helper()
+	cfg := NewDefaultConfig()
+	cfg.Tracer.RingSize = 16 << 20
+	x, err := newStalled(cfg, Consumers{}, slog.New(slog.DiscardHandler), stall)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	r := &race{t: t, x: x, stall: stall, found: map[numbered]uint64{}, stop: cancel, stopped: make(chan error, 1)}
+	r.kernel.Store(&probe.Stats{CPU: make([]probe.CPUStats, x.tracer.CPUs())})
+	t.Cleanup(func() {
+		cancel()
+		if err := x.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	go func() { r.stopped <- r.run(ctx, readOn) }()
+	return r
+}
+
+func (r *race) run(ctx context.Context, cpu int) error {
+	runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+	var set unix.CPUSet
+	set.Set(cpu)
+	if err := unix.SchedSetaffinity(0, &set); err != nil {
+		return err
+	}
+	for end := uint64(0); ; {
+		now, err := r.round()
+		if err != nil {
+			return err
+		}
+		s, err := r.x.tracer.Stats()
+		if err != nil {
+			return err
+		}
+		r.kernel.Store(&s)
+		if end == 0 && ctx.Err() != nil {
+			end = now
+		}
+		if end != 0 && (r.settled(s, end) || now > end+uint64(20*time.Second)) {
+			return nil
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// settled: nothing from before the time is on its way, and the counters stand still.
+func (r *race) settled(s probe.Stats, end uint64) bool {
+	m := r.x.merge.Stats()
+	return m.Watermark >= end && m.Pending == 0 && len(r.sort) == 0 && s.Read == s.Total().Submitted
+}
+
+// round is [Exporter.round], with a second merge.
+func (r *race) round() (now uint64, err error) {
+	x := r.x
+	if now, err = x.tracer.Now(); err != nil {
+		return 0, err
+	}
+	for cpu := range x.tracer.CPUs() {
+		if !x.tracer.InFlight(cpu) {
+			x.merge.Watermark(cpu, now)
+			x.loss.quiet[cpu] = now
+		}
+	}
+	r.stamps = r.stamps[:0]
+	var e event.Event
+	x.tracer.Drain(func(cpu int, sample []byte) {
+		if err := event.Decode(sample, cpu, &e); err != nil {
+			x.malformed++
+			return
+		}
+		x.loss.sequences[cpu].See(e.Seq, e.Time)
+		x.merge.Push(&e)
+		r.sort = append(r.sort, e)
+		r.found[numbered{e.Seq, e.CPU}] = now
+		if uint32(cpu) == r.stall.CPU {
+			r.stamps = append(r.stamps, e.Time)
+		}
+	})
+	x.loss.settle()
+	x.merge.Release(now, func(e *event.Event) {
+		r.ours.see(e)
+		x.table.Apply(e, func(*conn.Record) {})
+		name := numbered{e.Seq, e.CPU}
+		r.held = append(r.held, now-r.found[name])
+		delete(r.found, name)
+	})
+	r.sort.release(now, r.sorted.see)
+	read, err := x.tracer.Now()
+	for _, stamp := range r.stamps {
+		if read >= stamp+uint64(r.stall.For) {
+			r.waited++
+		}
+	}
+	return now, err
+}
+
+// stalls is how many there were: the first event of the CPU, and every so many-th after it.
+func (r *race) stalls() uint64 {
+	every := uint64(r.stall.Every)
+	return (r.kernel.Load().CPU[r.stall.CPU].Numbered + every - 1) / every
+}
+
+// load makes connections until that is enough, a minute at most, and then ends the race.
+func (r *race) load(enough func() bool) {
+	r.t.Helper()
+	// A collector that stops its world would wait for the CPU that stalls, and stop the load with it.
+	r.t.Setenv("GOGC", "off")
+	deadline := time.Now().Add(time.Minute)
+	crowds(r.t, func() bool { return enough() || time.Now().After(deadline) })
+	r.stop()
+	if err := <-r.stopped; err != nil {
+		r.t.Fatal(err)
+	}
+	slices.Sort(r.held)
+}
+
+func (r *race) check() {
+	r.t.Helper()
+	s, err := r.x.Stats()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	total := r.kernel.Load().Total()
+	checkTotals(r.t, s)
+	if total.Submitted != s.Read || total.Numbered != total.Submitted+total.RingFull+total.NoRing || s.Pending != 0 {
+		r.t.Errorf("counters do not add up: %+v, %+v", total, s)
+	}
+	if n := r.ours.violations.Load(); n != 0 || r.ours.released != s.Released || r.sorted.released != s.Released {
+		r.t.Errorf("released %d events, %d of them behind a younger one, and sorted %d: %+v",
+			r.ours.released, n, r.sorted.released, s)
+	}
+	if r.waited < r.stalls() {
+		r.t.Errorf("%d events were read %v after their stamp or later, want each of %d that stalled",
+			r.waited, r.stall.For, r.stalls())
+	}
+	r.t.Logf("%d stalls, %d transitions fell to the second program, %+v", r.stalls(), total.Rescued, s)
+}
+
+// row is what the table says of the race.
+func (r *race) row(w io.Writer) {
+	ms := func(ns uint64) string { return fmt.Sprintf("%.1f", float64(ns)/1e6) }
+	held := func(percent int) string { return ms(r.held[(len(r.held)-1)*percent/100]) }
+	_, _ = fmt.Fprintf(w, "%v\t%d\t%d\t%d\t%d\t%s\t%s\t%s\t%s\t\n", r.stall.For, r.ours.released, r.stalls(),
+		r.sorted.violations.Load(), r.ours.violations.Load(), ms(r.sorted.worst), held(50), held(99), held(100))
+}
+
+// checkTotals holds the counters of every stage against each other, once nothing moves any more.
+func checkTotals(t testing.TB, s Stats) {
+	t.Helper()
+	if s.Read != s.Released+uint64(s.Pending)+s.Malformed || s.Released != s.Opened+s.Closed+s.Failed+s.Adopted+s.Repeated ||
+		s.Missing > s.Lost {
+		t.Errorf("events do not add up: %+v", s)
+	}
+	if s.Gaps == 0 && s.Opened+s.Adopted+s.Strays != uint64(s.Open)+s.Closed+s.Synthesized {
+		t.Errorf("connections do not add up: %+v", s)
+	}
+	if s.Violations != 0 || s.Late != 0 || s.Malformed != 0 {
+		t.Errorf("order broken: %+v", s)
+	}
+}
+
+// TestStalled: the whole way, while CPUs sleep.
+func TestStalled(t *testing.T) {
+	_, sleeper := twoCPUs(t)
+	holder := actor.Start(t, "hold", actor.Plan{Listen: "127.0.0.1:0", Connections: 200})
+	holder.Report()
+	stall := probe.Stall{For: 98 * time.Millisecond, Every: 500, CPU: sleeper}
+	soak(t, stall, 5*time.Millisecond, holder, 3*time.Second)
+}
+
+const soakEnv = "CONNSPAN_TEST_SOAK"
+
+// TestSoak: one tracer after the other, each with stalls of its own, under load all the time.
+func TestSoak(t *testing.T) {
+	if os.Getenv(soakEnv) == "" {
+		t.Skipf("set %s to how long this is to take, such as 10m", soakEnv)
+	}
+	d, err := time.ParseDuration(os.Getenv(soakEnv))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cpus := allowedCPUs(t)
+	holder := actor.Start(t, "hold", actor.Plan{Listen: "127.0.0.1:0", Connections: 200})
+	holder.Report()
+	for deadline := time.Now().Add(d); time.Now().Before(deadline); {
+		stall := probe.Stall{
+			For: time.Duration(float64(time.Millisecond) * math.Pow(1000, rand.Float64())), // to 1 s
+			CPU: uint32(cpus[rand.IntN(len(cpus))]),
+		}
+		stall.Every = 1 + rand.Uint32N(40) + uint32(stall.For/(100*time.Microsecond))
+		interval := time.Duration(1+rand.IntN(50)) * time.Millisecond
+		s := soak(t, stall, interval, holder, min(20*time.Second, time.Until(deadline)))
+		t.Logf("%+v, a round every %v: %+v", stall, interval, s)
+	}
+}
+
+// soak runs an Exporter for a while, and looks at its sockets all the time, as if some were lost.
+func soak(t *testing.T, stall probe.Stall, interval time.Duration, holder *actor.Process, d time.Duration) Stats {
+	t.Helper()
+	var told atomic.Uint64
+	sink, err := consumer.NewLogs(func(_ context.Context, ld plog.Logs) error {
+		told.Add(uint64(ld.LogRecordCount()))
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := NewDefaultConfig()
+	cfg.Tracer.Interval, cfg.Tracer.Audit, cfg.Tracer.RingSize = interval, time.Second, 16<<20
+	x, err := newStalled(cfg, Consumers{Logs: []consumer.Logs{sink}}, slog.New(slog.DiscardHandler), stall)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), d)
+	ended := make(chan error, 1)
+	go func() { ended <- x.Run(ctx) }()
+	stop := sync.OnceValue(func() error { cancel(); return <-ended })
+	defer func() {
+		if err := errors.Join(stop(), x.Close()); err != nil {
+			t.Error(err)
+		}
+	}()
+	crowds(t, func() bool {
+		holder.Cue()
+		holder.Report()
+		return ctx.Err() != nil
+	})
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	s, err := x.Stats()
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkTotals(t, s)
+	if n := s.Opened + s.Closed + s.Failed + s.Adopted + s.Synthesized; told.Load() != n || n == 0 {
+		t.Errorf("%d records for %d events: %+v", told.Load(), n, s)
+	}
+	return s
+}
