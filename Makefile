@@ -37,6 +37,10 @@ order: test-packages ## a table: CPUs sleep inside the tracer, events are sorted
 	@out=$$($(AS_ROOT) $(GO) test -count=1 -v -run '^TestOrder$$' ./exporter) || { echo "$$out"; exit 1; }; \
 	sed -n '/out of order/,/^$$/p' <<<"$$out"
 
+.PHONY: model
+model: ## the protocol of the order and its mutants, checked with Spin (some minutes, 3 GB)
+	internal/merge/model/check.sh
+
 SOAK ?= 10m
 .PHONY: soak
 soak: test-packages ## SOAK=10m of load while CPUs sleep inside the tracer (needs root)
