@@ -320,6 +320,9 @@ func TestCrowd(t *testing.T) {
 			t.Errorf("%s: %d, want %d less at most %d", kind, counts[kind], n, unseen)
 		}
 	}
+	if open := len(openEnds(tr.of(p.PID()))); open > unseen {
+		t.Errorf("%d ends are left open, want at most %d", open, unseen)
+	}
 	if s := tr.stats; s.Lost != 0 || s.Gaps > uint64(unseen) {
 		t.Errorf("stats %+v, want nothing lost", s)
 	}

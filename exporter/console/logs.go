@@ -23,7 +23,7 @@ import (
 	"go.uber.org/zap"
 )
 
-// queueSize bounds the records that wait for the writer; about 120 MB when all do.
+// queueSize bounds the records that wait for the writer; about 120 MB of them when all do, and twice that until they are collected.
 const queueSize = 50_000
 
 // Logs writes log records. Create it with [NewLogs].

@@ -115,7 +115,7 @@ const (
 	requestTimeout  = 10 * time.Second
 	reloadInterval  = time.Minute
 	writeBufferSize = 512 << 10 // as in the Collector: requests are large, answers are not
-	queueSize       = 50_000    // records, about 120 MB when full
+	queueSize       = 50_000    // records: about 120 MB of them when full, and twice that until they are collected
 )
 
 func defaultQueueConfig() exporterhelper.QueueBatchConfig {
