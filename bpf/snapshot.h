@@ -48,18 +48,7 @@ static __always_inline enum role find_role(struct tcp_sock *tp, int state)
 
 static __always_inline void own_file(struct conn *c, struct task_struct *task)
 {
-	struct task_struct *leader = task->group_leader;
-	struct control *ctl = control();
-
-	c->pid = task->tgid;
-	c->uid = task->cred->uid.val;
-	c->owner_started = leader->start_boottime;
-	__builtin_memcpy(c->comm, leader->comm, sizeof(c->comm));
-	if (ctl && c->pid == ctl->self)
-		c->flags |= FLAG_EXCLUDED;
-	/* Last: a program that finds the source finds the rest. */
-	barrier();
-	c->owner_source = OWNER_FILE;
+	own_task(c, task, task->cred->uid.val, OWNER_FILE);
 }
 
 static __always_inline void remember_open(struct conn *c, struct sock *sk, struct tcp_sock *tp)

@@ -7,20 +7,27 @@
 
 #include <bpf/bpf_endian.h>
 
-/* Only where a process itself drives the socket: in softirq, current is whoever was interrupted. */
-static __always_inline void own(struct conn *c, enum owner_source source)
+static __always_inline void own_task(struct conn *c, struct task_struct *task, __u32 uid,
+				     enum owner_source source)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
 	struct task_struct *leader = task->group_leader;
 	struct control *ctl = control();
 
 	c->pid = task->tgid;
-	c->uid = (__u32)bpf_get_current_uid_gid();
+	c->uid = uid;
 	c->owner_started = leader->start_boottime;
 	__builtin_memcpy(c->comm, leader->comm, sizeof(c->comm));
-	c->owner_source = source;
 	if (ctl && c->pid == ctl->self)
 		c->flags |= FLAG_EXCLUDED;
+	/* Last: a program that finds the source finds the rest, also without the socket's lock. */
+	barrier();
+	c->owner_source = source;
+}
+
+/* Only where a process itself drives the socket: in softirq, current is whoever was interrupted. */
+static __always_inline void own(struct conn *c, enum owner_source source)
+{
+	own_task(c, bpf_get_current_task_btf(), (__u32)bpf_get_current_uid_gid(), source);
 }
 
 static __always_inline bool is_v4_mapped(const __be32 addr[4])
