@@ -47,6 +47,7 @@ type Exporter struct {
 	clock     *clock.Clock
 	logs      *logs
 	loss      *loss
+	event     event.Event // the one being decoded
 	malformed uint64
 	refusals  *refusals
 }
@@ -132,15 +133,7 @@ func (x *Exporter) round(ctx context.Context) error {
 			x.loss.quiet[cpu] = now
 		}
 	}
-	var e event.Event
-	x.tracer.Drain(func(cpu int, sample []byte) {
-		if err := event.Decode(sample, cpu, &e); err != nil {
-			x.malformed++
-			return
-		}
-		x.loss.sequences[cpu].See(e.Seq, e.Time)
-		x.merge.Push(&e)
-	})
+	x.tracer.Drain(x.take)
 	x.loss.settle()
 	if x.clock.Due(now, calibration) {
 		if err := x.clock.Calibrate(); err != nil {
@@ -152,6 +145,16 @@ func (x *Exporter) round(ctx context.Context) error {
 	x.reconcile()
 	x.ship(ctx)
 	return nil
+}
+
+// take decodes a sample of the ring of cpu and gives it to the merge.
+func (x *Exporter) take(cpu int, sample []byte) {
+	if err := event.Decode(sample, cpu, &x.event); err != nil {
+		x.malformed++
+		return
+	}
+	x.loss.sequences[cpu].See(x.event.Seq, x.event.Time)
+	x.merge.Push(&x.event)
 }
 
 func (x *Exporter) apply(ctx context.Context, e *event.Event) {

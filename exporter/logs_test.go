@@ -19,6 +19,7 @@ import (
 	"github.com/connspan/connspan/internal/clock"
 	"github.com/connspan/connspan/internal/conn"
 	"github.com/connspan/connspan/internal/event"
+	"github.com/connspan/connspan/internal/merge"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -282,4 +283,20 @@ func BenchmarkLogs(b *testing.B) {
 		}
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(events)), "ns/record")
+}
+
+// TestMalformedSamples: what cannot be a record is counted, and goes no further.
+func TestMalformedSamples(t *testing.T) {
+	m, err := merge.New(merge.Config{CPUs: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	x := &Exporter{merge: m, loss: newLoss(1, slog.New(slog.DiscardHandler))}
+	samples := [][]byte{nil, make([]byte, event.Size-1), make([]byte, event.Size+8), make([]byte, event.Size), bytes.Repeat([]byte{0xff}, event.Size)}
+	for _, sample := range samples {
+		x.take(0, sample)
+	}
+	if x.malformed != uint64(len(samples)) || m.Stats().Pushed != 0 {
+		t.Errorf("%d malformed and %d pushed, want %d and none", x.malformed, m.Stats().Pushed, len(samples))
+	}
 }

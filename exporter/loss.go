@@ -15,15 +15,14 @@ type loss struct {
 	logger    *slog.Logger
 	sequences []merge.Sequence
 	quiet     []uint64    // when each CPU was last found without a program in flight
-	gaps      uint64      // stretches of missing numbers
-	missing   uint64      // numbers in them
+	missing   uint64      // numbers of events that never came
 	seen      uint64      // losses that a repair has begun for
 	unstored  uint64      // sockets without storage that were looked for
 	compared  time.Time   // when the kernel's sockets were last looked at
 	list      *probe.List // taken, waiting for the stream to reach it
-	said      time.Time
+	said      rarely
 
-	saidGap, saidViolation time.Time
+	saidGap, saidViolation rarely
 }
 
 func newLoss(cpus int, logger *slog.Logger) *loss {
@@ -38,12 +37,10 @@ func (l *loss) settle() {
 }
 
 func (l *loss) gap(g merge.Gap) {
-	l.gaps++
 	l.missing += g.Missing
-	if time.Since(l.said) < sayEvery {
+	if !l.said.again() {
 		return
 	}
-	l.said = time.Now()
 	l.logger.Warn("events lost", "cpu", g.CPU, "missing", g.Missing,
 		"between", time.Duration(g.After), "and", time.Duration(g.Before), "missing_total", l.missing)
 }
@@ -56,10 +53,9 @@ func (l *loss) outOfStep(e *event.Event, last uint32) {
 	if violation {
 		said, level = &l.saidViolation, slog.LevelError
 	}
-	if time.Since(*said) < sayEvery {
+	if !said.again() {
 		return
 	}
-	*said = time.Now()
 	l.logger.Log(context.Background(), level, "a connection's events are out of step", "violation", violation,
 		"kind", e.Kind, "ordinal", e.Ordinal, "last", last, "cpu", e.CPU, "seq", e.Seq, "time", time.Duration(e.Time),
 		"cookie", e.Cookie, "local", e.Local, "peer", e.Peer, "role", e.Role, "state", e.OldState, "states", e.States,
@@ -68,10 +64,9 @@ func (l *loss) outOfStep(e *event.Event, last uint32) {
 
 // complain says that something did not succeed which will be tried again.
 func (l *loss) complain(what string, err error) {
-	if time.Since(l.said) < sayEvery {
+	if !l.said.again() {
 		return
 	}
-	l.said = time.Now()
 	l.logger.Warn(what+", to be tried again", "error", err)
 }
 
@@ -81,6 +76,11 @@ func (x *Exporter) adopt(ctx context.Context) error {
 	if err := x.tracer.Remember(); err != nil {
 		return err
 	}
+	return x.pay(ctx)
+}
+
+// pay has the openings told that are owed.
+func (x *Exporter) pay(ctx context.Context) error {
 	return x.tracer.Adopt(func() error { return x.round(ctx) })
 }
 
@@ -109,7 +109,7 @@ func (x *Exporter) compare(ctx context.Context) (err error) {
 		}
 		x.loss.unstored = unstored
 	}
-	if err := x.tracer.Adopt(func() error { return x.round(ctx) }); err != nil {
+	if err := x.pay(ctx); err != nil {
 		return err
 	}
 	x.loss.list, err = x.tracer.List(x.table.Stats().Open)

@@ -61,19 +61,30 @@ func (x *Exporter) Stats() (Stats, error) {
 type refusals struct {
 	logger  *slog.Logger
 	records uint64
-	said    time.Time
+	said    rarely
 }
 
+// rarely is for what may happen with every event and is to be said once in a while.
+type rarely struct{ last time.Time }
+
 const sayEvery = 10 * time.Second
+
+// again reports whether it is time to say it again, and takes it as said.
+func (r *rarely) again() bool {
+	if time.Since(r.last) < sayEvery {
+		return false
+	}
+	r.last = time.Now()
+	return true
+}
 
 func newRefusals(logger *slog.Logger) *refusals { return &refusals{logger: logger} }
 
 func (r *refusals) add(n uint64, err error) {
 	r.records += n
-	if time.Since(r.said) < sayEvery {
+	if !r.said.again() {
 		return
 	}
-	r.said = time.Now()
 	r.logger.Warn("a consumer refused log records", "error", err, "refused", r.records)
 }
 
