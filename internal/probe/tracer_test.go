@@ -113,18 +113,23 @@ func mustStats(t testing.TB, tr *Tracer) Stats {
 
 // TestCountersAddUp: with one-page rings and nobody reading, most is lost, and all is counted.
 func TestCountersAddUp(t *testing.T) {
+	blind := actor.Blind(t)
 	tr := mustAttach(t, Config{RingSize: os.Getpagesize()})
 	p := actor.Start(t, "crowd", actor.Plan{Listen: "127.0.0.1:0", How: actor.ClientCloses, Connections: 200, Workers: 4})
 	p.Report()
 	p.Wait()
+	// The last ACKs, and with them the last closes, may come behind the end of the process.
+	for deadline := time.Now().Add(10 * time.Second); mustStats(t, tr).Total().Numbered < 800 && time.Now().Before(deadline); {
+		time.Sleep(time.Millisecond)
+	}
 	read := uint64(0)
 	for tr.pending() {
 		tr.Drain(func(int, []byte) { read++ })
 	}
 	s := mustStats(t, tr)
 	total := s.Total()
-	if total.RingFull == 0 || total.Numbered < 800 {
-		t.Errorf("%+v, want 800 events or more and some of them lost", total)
+	if unseen := blind(); total.RingFull == 0 || total.Numbered < uint64(800-unseen) {
+		t.Errorf("%+v, want 800 events or more, less at most %d, and some of them lost", total, unseen)
 	}
 	if total.Numbered != total.Submitted+total.RingFull+total.NoRing || total.Submitted != s.Read || s.Read != read {
 		t.Errorf("numbered %d, submitted %d, lost %d, read %d and %d: want them to add up",
