@@ -45,13 +45,19 @@ static __always_inline __u64 wake_flags(void)
 
 static __always_inline void fill_socket(struct record *r, struct sock *sk, struct tcp_sock *tp)
 {
-	unsigned long sk_flags = sk->__sk_common.skc_flags;
-	bool fin_received = sk_flags & (1UL << SOCK_DONE_BIT);
+	__u64 received = tp->bytes_received;
+	unsigned long sk_flags;
+	bool fin_received;
+
+	/* In this order, and a sample, which has no lock, does not take the FIN for payload. */
+	barrier();
+	sk_flags = sk->__sk_common.skc_flags;
+	fin_received = sk_flags & (1UL << SOCK_DONE_BIT);
 
 	/* bytes_sent counts payload only, and what was sent again a second time;
 	 * bytes_received counts the peer's FIN as one octet. */
 	r->bytes_sent = tp->bytes_sent - tp->bytes_retrans;
-	r->bytes_received = tp->bytes_received - (fin_received ? 1 : 0);
+	r->bytes_received = received - (fin_received ? 1 : 0);
 	r->segs_out = tp->segs_out;
 	r->segs_in = tp->segs_in;
 	r->retransmits = tp->total_retrans;
@@ -77,6 +83,7 @@ static __always_inline void fill_conn(struct record *r, const struct conn *c)
 {
 	r->began = c->began;
 	r->established = c->established;
+	r->first_fin = c->first_fin;
 	r->owner_started = c->owner_started;
 	r->pid = c->pid;
 	r->uid = c->uid;

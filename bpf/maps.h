@@ -14,6 +14,7 @@
 struct conn {
 	__u64 began;
 	__u64 established;
+	__u64 first_fin;
 	__u64 owner_started;
 	__u32 pid;
 	__u32 uid;
@@ -32,11 +33,13 @@ struct conn {
 	__u8 local_addr[16];
 	__u8 peer_addr[16];
 	char comm[COMM_LEN];
-	/* Octets of their own, because snapshots write them without the socket's lock. */
-	__u8 untold; /* open, but the event that says so is still owed: see adopt */
-	__u8 over;   /* its last event has been submitted, or lost */
-	__u8 _pad[4];
+	/* Words of their own, because snapshots write them without the socket's lock. */
+	__u8 untold;   /* open, but the event that says so is still owed: see adopt */
+	__u8 over;     /* its last event has been submitted, or lost */
+	__u32 sampled; /* segments in and out when its totals were last told: see sample */
 };
+
+_Static_assert(sizeof(struct conn) == 120, "conn has implicit padding");
 
 /*
  * Per socket. Inserted by the first transition that is seen, changed by the later ones under the

@@ -10,6 +10,7 @@ enum kind {
 	KIND_CLOSED = 2,  /* over, after having been open */
 	KIND_FAILED = 3,  /* over, never ESTABLISHED */
 	KIND_ADOPTED = 4, /* found open: older than the tracer, or its opening was lost */
+	KIND_SAMPLED = 5, /* is open, and these are its totals so far */
 };
 
 enum role {
@@ -54,6 +55,7 @@ struct record {
 	__u64 cookie;	      /* of the socket */
 	__u64 began;	      /* SYN sent (client) or SYN-ACK sent (server), ns; 0 unknown */
 	__u64 established;    /* ns; 0 never or unknown */
+	__u64 first_fin;      /* sent or received, ns; 0 none seen */
 	__u64 owner_started;  /* start of the owning process, ns since boot, suspend included; 0 unknown */
 	__u64 bytes_sent;     /* payload, each octet once */
 	__u64 bytes_received; /* payload, in order */
@@ -85,6 +87,6 @@ struct record {
 	__u16 flags; /* enum record_flags */
 };
 
-_Static_assert(sizeof(struct record) == 176, "record has implicit padding");
+_Static_assert(sizeof(struct record) == 184, "record has implicit padding");
 
 #endif

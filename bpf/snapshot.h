@@ -4,7 +4,7 @@
  *
  * remember gives a socket without storage one, and notes that its opening is owed to user space
  * (untold). adopt pays what is owed, as an event like any other: announced, stamped, in order.
- * list tells user space which sockets still are, so that it knows which are gone.
+ * sample tells likewise what an open connection has carried so far. list tells user space which sockets still are, so that it knows which are gone.
  */
 #ifndef CONNSPAN_SNAPSHOT_H
 #define CONNSPAN_SNAPSHOT_H
@@ -168,35 +168,54 @@ static __always_inline void owe_unseen(struct sock *sk, struct conn *c, struct t
  * True: an event was submitted. Announced and stamped first: a program that closes the socket sets
  * the state before it reads the clock, so whoever still finds it open here has the older stamp.
  */
-static __always_inline bool adopt(struct sock *sk, struct conn *c)
+static __always_inline bool tell(struct sock *sk, struct tcp_sock *tp, struct conn *c, struct cpu *cpu,
+				 enum kind kind)
 {
-	struct cpu *cpu = this_cpu();
-	struct tcp_sock *tp;
 	bool told = false;
 	__u32 ordinal;
 	int state;
 	__u64 ts;
 
-	if (!cpu || c->flags & FLAG_EXCLUDED)
-		return false;
-	tp = bpf_skc_to_tcp_sock(sk);
-	if (!tp)
-		return false;
-	owe_unseen(sk, c, tp);
-	if (!c->untold)
-		return false;
 	add_ordered(&cpu->in_flight, 1);
 	ts = bpf_ktime_get_ns();
 	stall(ts);
 	ordinal = c->ordinal; /* before the state: a program that closes it would count on */
 	barrier();
 	state = sk->__sk_common.skc_state;
-	if (c->untold && c->state != TCP_CLOSE && is_open(state))
-		told = submit(cpu, sk, tp, c, KIND_ADOPTED, state, ordinal, ts);
-	if (told)
-		c->untold = 0;
+	if (c->untold == (kind == KIND_ADOPTED) && c->state != TCP_CLOSE && is_open(state))
+		told = submit(cpu, sk, tp, c, kind, state, ordinal, ts);
 	add_ordered(&cpu->in_flight, -1);
 	return told;
+}
+
+static __always_inline bool adopt(struct sock *sk, struct conn *c)
+{
+	struct cpu *cpu = this_cpu();
+	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+
+	if (!cpu || !tp || c->flags & FLAG_EXCLUDED)
+		return false;
+	owe_unseen(sk, c, tp);
+	if (!c->untold || !tell(sk, tp, c, cpu, KIND_ADOPTED))
+		return false;
+	c->untold = 0;
+	return true;
+}
+
+/* Not for what has neither sent nor received anything since the last time. */
+static __always_inline bool sample(struct sock *sk, struct conn *c)
+{
+	struct cpu *cpu = this_cpu();
+	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+	__u32 segs;
+
+	if (!cpu || !tp || c->flags & FLAG_EXCLUDED || c->untold)
+		return false;
+	segs = tp->segs_in + tp->segs_out;
+	if (segs == c->sampled || !tell(sk, tp, c, cpu, KIND_SAMPLED))
+		return false;
+	c->sampled = segs;
+	return true;
 }
 
 static __always_inline void list(struct sock *sk, const struct conn *c)

@@ -82,6 +82,8 @@ static __always_inline void begin(struct conn *c, enum role role)
 {
 	c->began = 0;
 	c->established = 0;
+	c->first_fin = 0;
+	c->sampled = 0;
 	c->local_isn = 0;
 	c->peer_isn = 0;
 	c->states = 0;
@@ -118,8 +120,10 @@ static __always_inline void accepting(struct conn *c)
 
 static __always_inline void finishing(struct conn *c, enum closer closer)
 {
-	if (c->closer == CLOSER_NONE)
+	if (c->closer == CLOSER_NONE) {
 		c->closer = closer;
+		c->first_fin = bpf_ktime_get_ns();
+	}
 	if (closer == CLOSER_LOCAL && c->owner_source == OWNER_UNKNOWN)
 		own(c, OWNER_CLOSE);
 }

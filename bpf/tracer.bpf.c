@@ -63,6 +63,19 @@ int adopt_stored(struct bpf_iter__bpf_sk_storage_map *ctx)
 	return 0;
 }
 
+/* Writes like adopt_stored. */
+SEC("iter/bpf_sk_storage_map")
+int sample_stored(struct bpf_iter__bpf_sk_storage_map *ctx)
+{
+	struct conn *c = ctx->value;
+	struct sock *sk = ctx->sk;
+	__u8 one = 1;
+
+	if (sk && c && sample(sk, c))
+		bpf_seq_write(ctx->meta->seq, &one, sizeof(one));
+	return 0;
+}
+
 /* Writes nothing: only what is read in one go has each socket in it that was there all the time. */
 SEC("iter/bpf_sk_storage_map")
 int list_stored(struct bpf_iter__bpf_sk_storage_map *ctx)

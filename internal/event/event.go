@@ -12,7 +12,7 @@ import (
 )
 
 // Size is the length of a record in octets (struct record in bpf/record.h).
-const Size = 176
+const Size = 184
 
 // Kind says what happened to a connection.
 type Kind uint8
@@ -24,6 +24,8 @@ const (
 	Failed Kind = 3 // over, never ESTABLISHED
 	// Adopted was found open: older than the tracer (Preexisting), or its opening was lost.
 	Adopted Kind = 4
+	// Sampled is open, and this is what it has carried so far.
+	Sampled Kind = 5
 )
 
 // Role is the part that the local end played in the handshake.
@@ -106,11 +108,12 @@ type Event struct {
 	Cookie        uint64 // of the socket
 	Began         uint64 // SYN sent (client), SYN-ACK sent (server)
 	Established   uint64
+	FirstFIN      uint64 // sent or received
 	OwnerStarted  uint64 // start of the owning process, ns since boot, suspend included
 	BytesSent     uint64 // payload, each octet once
 	BytesReceived uint64 // payload, in order
 	NetNS         uint32 // inode of the network namespace
-	Ordinal       uint32 // 1, 2, ... of this socket's events; of an Adopted, that of the event before
+	Ordinal       uint32 // 1, 2, ... of this socket's events; of an Adopted or Sampled, that of the event before
 	PID           uint32 // thread group of the owner; 0 where OwnerSource is unknown
 	UID           uint32
 	SegsOut       uint32
@@ -151,34 +154,35 @@ const (
 	offCookie        = 16
 	offBegan         = 24
 	offEstablished   = 32
-	offOwnerStarted  = 40
-	offBytesSent     = 48
-	offBytesReceived = 56
-	offNetNS         = 64
-	offOrdinal       = 68
-	offPID           = 72
-	offUID           = 76
-	offSegsOut       = 80
-	offSegsIn        = 84
-	offRetransmits   = 88
-	offSRTT          = 92
-	offMinRTT        = 96
-	offLocalISN      = 100
-	offPeerISN       = 104
-	offErrno         = 108
-	offLocalAddr     = 112
-	offPeerAddr      = 128
-	offComm          = 144
-	offLocalPort     = 160
-	offPeerPort      = 162
-	offFamily        = 164
-	offStates        = 166
-	offKind          = 168
-	offRole          = 169
-	offCloser        = 170
-	offOldState      = 171
-	offOwnerSource   = 172
-	offFlags         = 174
+	offFirstFIN      = 40
+	offOwnerStarted  = 48
+	offBytesSent     = 56
+	offBytesReceived = 64
+	offNetNS         = 72
+	offOrdinal       = 76
+	offPID           = 80
+	offUID           = 84
+	offSegsOut       = 88
+	offSegsIn        = 92
+	offRetransmits   = 96
+	offSRTT          = 100
+	offMinRTT        = 104
+	offLocalISN      = 108
+	offPeerISN       = 112
+	offErrno         = 116
+	offLocalAddr     = 120
+	offPeerAddr      = 136
+	offComm          = 152
+	offLocalPort     = 168
+	offPeerPort      = 170
+	offFamily        = 172
+	offStates        = 174
+	offKind          = 176
+	offRole          = 177
+	offCloser        = 178
+	offOldState      = 179
+	offOwnerSource   = 180
+	offFlags         = 182
 )
 
 const (
@@ -200,6 +204,7 @@ func Decode(b []byte, cpu int, e *Event) error {
 		Cookie:        n.Uint64(b[offCookie:]),
 		Began:         n.Uint64(b[offBegan:]),
 		Established:   n.Uint64(b[offEstablished:]),
+		FirstFIN:      n.Uint64(b[offFirstFIN:]),
 		OwnerStarted:  n.Uint64(b[offOwnerStarted:]),
 		BytesSent:     n.Uint64(b[offBytesSent:]),
 		BytesReceived: n.Uint64(b[offBytesReceived:]),
@@ -237,8 +242,8 @@ func Decode(b []byte, cpu int, e *Event) error {
 // check bounds every field that later code switches on.
 func (e *Event) check(family uint16) error {
 	switch {
-	case e.Kind < Opened || e.Kind > Adopted:
-		return fmt.Errorf("%w: kind %d, want %d to %d", ErrMalformed, e.Kind, Opened, Adopted)
+	case e.Kind < Opened || e.Kind > Sampled:
+		return fmt.Errorf("%w: kind %d, want %d to %d", ErrMalformed, e.Kind, Opened, Sampled)
 	case e.Role > Server:
 		return fmt.Errorf("%w: role %d, want at most %d", ErrMalformed, e.Role, Server)
 	case e.Closer > CloserBoth:
@@ -249,7 +254,7 @@ func (e *Event) check(family uint16) error {
 		return fmt.Errorf("%w: owner source %d, want at most %d", ErrMalformed, e.OwnerSource, OwnerFile)
 	case family != afINET && family != afINET6:
 		return fmt.Errorf("%w: address family %d, want %d or %d", ErrMalformed, family, afINET, afINET6)
-	case e.Ordinal == 0 && e.Kind != Adopted:
+	case e.Ordinal == 0 && e.Kind != Adopted && e.Kind != Sampled:
 		return fmt.Errorf("%w: ordinal 0, want at least 1", ErrMalformed)
 	}
 	return nil

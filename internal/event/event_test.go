@@ -80,11 +80,11 @@ func TestDecodeMalformed(t *testing.T) {
 		b    []byte
 		want string
 	}{
-		{"empty", nil, "malformed record: 0 octets, want 176"},
-		{"short", make([]byte, Size-1), "malformed record: 175 octets, want 176"},
-		{"long", make([]byte, Size+8), "malformed record: 184 octets, want 176"},
-		{"zeroes", make([]byte, Size), "malformed record: kind 0, want 1 to 4"},
-		{"kind", set(offKind, 5), "malformed record: kind 5, want 1 to 4"},
+		{"empty", nil, "malformed record: 0 octets, want 184"},
+		{"short", make([]byte, Size-1), "malformed record: 183 octets, want 184"},
+		{"long", make([]byte, Size+8), "malformed record: 192 octets, want 184"},
+		{"zeroes", make([]byte, Size), "malformed record: kind 0, want 1 to 5"},
+		{"kind", set(offKind, 6), "malformed record: kind 6, want 1 to 5"},
 		{"role", set(offRole, 3), "malformed record: role 3, want at most 2"},
 		{"closer", set(offCloser, 4), "malformed record: closer 4, want at most 3"},
 		{"state", set(offOldState, 12), "malformed record: TCP state 12, want 1 to 11"},

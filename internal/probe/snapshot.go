@@ -41,6 +41,15 @@ func (t *Tracer) Adopt(drain func() error) error {
 	return nil
 }
 
+// Sample has the programs submit, of each open connection that has sent or received anything since
+// the last time, what it has carried so far. It calls drain like Adopt.
+func (t *Tracer) Sample(drain func() error) error {
+	if err := t.iterate(t.objects.SampleStored, t.objects.Conns, false, drain); err != nil {
+		return fmt.Errorf("sampling open connections: %w", err)
+	}
+	return nil
+}
+
 // iterate runs an iterator to its end. It calls each, where there is one, after every chunk of octets
 // that the iterator has written: one for each event, and all of them go to one CPU's ring. With
 // onePass it is an error if the kernel wants to do it in several passes.

@@ -51,6 +51,9 @@ func (t *Tracer) Stats() (Stats, error) {
 	return s, nil
 }
 
+// Read is how many samples Drain has handed out, and how many rings it has given up.
+func (t *Tracer) Read() (samples, corrupt uint64) { return t.read.Load(), t.corrupt.Load() }
+
 // Total sums the CPUs.
 func (s Stats) Total() (sum CPUStats) {
 	for _, c := range s.CPU {

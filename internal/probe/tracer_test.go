@@ -48,7 +48,7 @@ func TestLayout(t *testing.T) {
 		t.Fatalf("struct record has %d octets, the decoder wants %d", size, event.Size)
 	}
 	r := tracerRecord{
-		Ts: 1, Seq: 2, Cookie: 3, Began: 4, Established: 5, OwnerStarted: 6, BytesSent: 7, BytesReceived: 8,
+		Ts: 1, Seq: 2, Cookie: 3, Began: 4, Established: 5, FirstFin: 40, OwnerStarted: 6, BytesSent: 7, BytesReceived: 8,
 		Netns: 9, Ordinal: 10, Pid: 11, Uid: 12, SegsOut: 13, SegsIn: 14, Retransmits: 15, SrttUs: 16,
 		MinRttUs: 17, LocalIsn: 18, PeerIsn: 19, Err: 20,
 		LocalAddr: [16]uint8{1, 2, 3, 4}, PeerAddr: [16]uint8{5, 6, 7, 8}, Comm: [16]int8{'a', 'b'},
@@ -56,7 +56,7 @@ func TestLayout(t *testing.T) {
 		OwnerSource: 2, Flags: 0x81,
 	}
 	want := event.Event{
-		Time: 1, Seq: 2, Cookie: 3, Began: 4, Established: 5, OwnerStarted: 6, BytesSent: 7, BytesReceived: 8,
+		Time: 1, Seq: 2, Cookie: 3, Began: 4, Established: 5, FirstFIN: 40, OwnerStarted: 6, BytesSent: 7, BytesReceived: 8,
 		NetNS: 9, Ordinal: 10, PID: 11, UID: 12, SegsOut: 13, SegsIn: 14, Retransmits: 15, SRTT: 16,
 		MinRTT: 17, LocalISN: 18, PeerISN: 19, Errno: 20,
 		Local: netip.MustParseAddrPort("1.2.3.4:21"), Peer: netip.MustParseAddrPort("5.6.7.8:22"),

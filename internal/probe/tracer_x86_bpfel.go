@@ -17,6 +17,7 @@ type tracerConn struct {
 	_            structs.HostLayout
 	Began        uint64
 	Established  uint64
+	FirstFin     uint64
 	OwnerStarted uint64
 	Pid          uint32
 	Uid          uint32
@@ -37,7 +38,7 @@ type tracerConn struct {
 	Comm         [16]int8
 	Untold       uint8
 	Over         uint8
-	Pad          [4]uint8
+	Sampled      uint32
 }
 
 type tracerControl struct {
@@ -72,6 +73,7 @@ type tracerRecord struct {
 	Cookie        uint64
 	Began         uint64
 	Established   uint64
+	FirstFin      uint64
 	OwnerStarted  uint64
 	BytesSent     uint64
 	BytesReceived uint64
@@ -119,6 +121,7 @@ const (
 	tracerProgNow           = "now"
 	tracerProgRememberFiles = "remember_files"
 	tracerProgRememberTcp   = "remember_tcp"
+	tracerProgSampleStored  = "sample_stored"
 	tracerProgSecond        = "second"
 	tracerVarListSlot       = "list_slot"
 	tracerVarStallCpu       = "stall_cpu"
@@ -178,6 +181,7 @@ type tracerProgramSpecs struct {
 	Now           *ebpf.ProgramSpec `ebpf:"now"`
 	RememberFiles *ebpf.ProgramSpec `ebpf:"remember_files"`
 	RememberTcp   *ebpf.ProgramSpec `ebpf:"remember_tcp"`
+	SampleStored  *ebpf.ProgramSpec `ebpf:"sample_stored"`
 	Second        *ebpf.ProgramSpec `ebpf:"second"`
 }
 
@@ -266,6 +270,7 @@ type tracerPrograms struct {
 	Now           *ebpf.Program `ebpf:"now"`
 	RememberFiles *ebpf.Program `ebpf:"remember_files"`
 	RememberTcp   *ebpf.Program `ebpf:"remember_tcp"`
+	SampleStored  *ebpf.Program `ebpf:"sample_stored"`
 	Second        *ebpf.Program `ebpf:"second"`
 }
 
@@ -278,6 +283,7 @@ func (p *tracerPrograms) Close() error {
 		p.Now,
 		p.RememberFiles,
 		p.RememberTcp,
+		p.SampleStored,
 		p.Second,
 	)
 }
