@@ -2,6 +2,7 @@ package conn
 
 import (
 	"math/rand/v2"
+	"reflect"
 	"syscall"
 	"testing"
 	"time"
@@ -23,7 +24,7 @@ func apply(t *Table, events ...*event.Event) (kinds []event.Kind) {
 }
 
 func TestTable(t *testing.T) {
-	const o, c, f = event.Opened, event.Closed, event.Failed
+	const o, c, f, s = event.Opened, event.Closed, event.Failed, event.Sampled
 	tests := []struct {
 		name   string
 		events []*event.Event
@@ -36,9 +37,11 @@ func TestTable(t *testing.T) {
 		{"two on one socket", []*event.Event{ev(o, 1, 1), ev(c, 1, 2), ev(o, 1, 3), ev(c, 1, 4)}, Stats{Opened: 2, Closed: 2}},
 		{"older than the tracer", []*event.Event{ev(c, 1, 1)}, Stats{Closed: 1, Strays: 1}},
 		{"opening lost", []*event.Event{ev(c, 1, 2)}, Stats{Closed: 1, Strays: 1, Gaps: 1}},
-		{"closing lost, socket used again", []*event.Event{ev(o, 1, 1), ev(o, 1, 3)}, Stats{Opened: 2, Open: 1, Gaps: 1}},
+		{"closing lost, socket used again", []*event.Event{ev(o, 1, 1), ev(o, 1, 3)}, Stats{Opened: 2, Open: 1, Gaps: 1, Synthesized: 1}},
+		{"opening lost, socket used again", []*event.Event{ev(o, 1, 1), ev(c, 1, 2), ev(c, 1, 4)}, Stats{Opened: 1, Closed: 2, Strays: 1, Gaps: 1}},
+		{"sampled", []*event.Event{ev(o, 1, 1), ev(s, 1, 1), ev(c, 1, 2)}, Stats{Opened: 1, Closed: 1, Sampled: 1}},
 		{"closed before opened", []*event.Event{ev(c, 1, 2), ev(o, 1, 1)}, Stats{Opened: 1, Closed: 1, Strays: 1, Gaps: 1, Violations: 1}},
-		{"second opened before first closed", []*event.Event{ev(o, 1, 1), ev(o, 1, 3), ev(c, 1, 2), ev(c, 1, 4)}, Stats{Opened: 2, Closed: 2, Gaps: 1, Violations: 1}},
+		{"second opened before first closed", []*event.Event{ev(o, 1, 1), ev(o, 1, 3), ev(c, 1, 2), ev(c, 1, 4)}, Stats{Opened: 2, Closed: 2, Gaps: 1, Violations: 1, Synthesized: 1}},
 		{"twice", []*event.Event{ev(o, 1, 1), ev(o, 1, 1)}, Stats{Opened: 2, Open: 1, Violations: 1}},
 	}
 	for _, tt := range tests {
@@ -48,8 +51,8 @@ func TestTable(t *testing.T) {
 			if d := cmp.Diff(tt.want, table.Stats()); d != "" {
 				t.Error(d)
 			}
-			if len(told) != len(tt.events) {
-				t.Errorf("%d events made %d records, want each told", len(tt.events), len(told))
+			if want := len(tt.events) + int(tt.want.Synthesized); len(told) != want {
+				t.Errorf("%d events made %d records, want %d: each is told", len(tt.events), len(told), want)
 			}
 		})
 	}
@@ -114,13 +117,95 @@ func TestReport(t *testing.T) {
 	}
 }
 
-func TestTableForgetsStrays(t *testing.T) {
+// TestSince: over all its records each octet of a connection is new once, whatever was sampled on the way.
+func TestSince(t *testing.T) {
+	carrying := func(kind event.Kind, ordinal uint32, sent, received uint64, retransmits uint32, flags event.Flags) *event.Event {
+		e := ev(kind, 1, ordinal)
+		e.BytesSent, e.BytesReceived, e.Retransmits, e.Flags = sent, received, retransmits, flags
+		return e
+	}
+	tests := []struct {
+		name   string
+		events []*event.Event
+		want   []Totals
+	}{
+		{
+			"sampled", []*event.Event{
+				carrying(event.Opened, 1, 5, 0, 1, 0), // what a SYN carried (RFC 7413)
+				carrying(event.Sampled, 1, 100, 10, 1, 0),
+				carrying(event.Sampled, 1, 90, 10, 1, 0), // read while it moved
+				carrying(event.Closed, 2, 120, 30, 3, 0),
+			},
+			[]Totals{{5, 0, 1}, {95, 10, 0}, {}, {20, 20, 2}},
+		},
+		{"not sampled", []*event.Event{carrying(event.Opened, 1, 0, 0, 0, 0), carrying(event.Closed, 2, 7, 8, 9, 0)}, []Totals{{}, {7, 8, 9}}},
+		{
+			"older than the tracer", []*event.Event{
+				carrying(event.Adopted, 0, 1000, 1000, 9, event.Preexisting), carrying(event.Closed, 1, 1001, 1002, 9, event.Preexisting),
+			},
+			[]Totals{{}, {1, 2, 0}},
+		},
+		{"opening lost", []*event.Event{carrying(event.Adopted, 1, 10, 0, 0, 0), carrying(event.Closed, 2, 11, 0, 0, 0)}, []Totals{{10, 0, 0}, {1, 0, 0}}},
+		{"opening never told", []*event.Event{carrying(event.Closed, 2, 11, 0, 0, 0)}, []Totals{{11, 0, 0}}},
+		{"older and never told", []*event.Event{carrying(event.Closed, 1, 11, 0, 0, event.Preexisting)}, []Totals{{}}},
+		{"failed", []*event.Event{carrying(event.Failed, 1, 0, 0, 6, 0)}, []Totals{{0, 0, 6}}},
+		{"sampled before it is known", []*event.Event{carrying(event.Sampled, 1, 10, 0, 0, 0), carrying(event.Adopted, 1, 11, 0, 0, 0)}, []Totals{{11, 0, 0}}},
+		{
+			"sample of the socket's next connection", []*event.Event{carrying(event.Opened, 1, 0, 0, 0, 0), carrying(event.Sampled, 3, 10, 0, 0, 0)}, []Totals{{}},
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			table := NewTable()
+			var got []Totals
+			for _, e := range tt.events {
+				table.Apply(e, func(r *Record) { got = append(got, r.Since) })
+			}
+			if d := cmp.Diff(tt.want, got); d != "" {
+				t.Error(d)
+			}
+		})
+	}
+}
+
+func TestHeartbeat(t *testing.T) {
 	table := NewTable()
-	for cookie := range uint64(3 * len(table.strays.cookies)) {
+	for cookie, time := range []uint64{10, 20, 30} {
+		e := ev(event.Opened, uint64(cookie+1), 1)
+		e.Time, e.Established = time, time
+		apply(table, e)
+	}
+	sampled := ev(event.Sampled, 2, 1)
+	sampled.BytesSent = 7
+	apply(table, sampled)
+	var got []Record
+	table.Heartbeat(125, 100, func(r *Record) {
+		if d, ok := r.Duration(); !ok || d != time.Duration(125-r.Established) {
+			t.Errorf("duration %v, %v", d, ok)
+		}
+		got = append(got, Record{Event: &event.Event{Kind: r.Kind, Cookie: r.Cookie, Time: r.Time, BytesSent: r.BytesSent}})
+	})
+	want := []Record{
+		{Event: &event.Event{Kind: event.Sampled, Cookie: 1, Time: 125}},
+		{Event: &event.Event{Kind: event.Sampled, Cookie: 2, Time: 125, BytesSent: 7}},
+	}
+	if d := cmp.Diff(want, got, cmp.Exporter(func(reflect.Type) bool { return true })); d != "" {
+		t.Error(d)
+	}
+	open := 0
+	table.Each(func(e *event.Event) { open += int(e.Ordinal) })
+	if open != 3 || table.Stats().Open != 3 {
+		t.Errorf("%d connections after the heartbeat, want the 3 as they were", open)
+	}
+}
+
+func TestTableForgetsEnded(t *testing.T) {
+	table := NewTable()
+	for cookie := range uint64(3 * len(table.ended.cookies)) {
 		apply(table, ev(event.Closed, cookie+1, 2))
 	}
-	if n := len(table.strays.ordinals); n > len(table.strays.cookies) {
-		t.Errorf("%d strays kept, want at most %d", n, len(table.strays.cookies))
+	if n := len(table.ended.ordinals); n > len(table.ended.cookies) {
+		t.Errorf("%d ended kept, want at most %d", n, len(table.ended.cookies))
 	}
 }
 
@@ -141,11 +226,19 @@ func TestTableRandom(t *testing.T) {
 	table := NewTable()
 	told := uint64(0)
 	for range 100_000 {
-		e := ev(event.Kind(1+r.IntN(4)), uint64(r.IntN(50)), uint32(1+r.IntN(6)))
-		table.Apply(e, func(*Record) { told++ })
+		e := ev(event.Kind(1+r.IntN(5)), uint64(r.IntN(50)), uint32(1+r.IntN(6)))
+		e.BytesSent = r.Uint64N(1000)
+		table.Apply(e, func(r *Record) {
+			if r.Kind != event.Sampled {
+				told++
+			}
+			if r.Since.BytesSent >= 1000 {
+				t.Fatalf("%d octets are new, of %d", r.Since.BytesSent, e.BytesSent)
+			}
+		})
 	}
 	s := table.Stats()
-	if s.Opened+s.Closed+s.Failed+s.Adopted != told || told+s.Repeated != 100_000 || s.Open > 50 {
+	if s.Opened+s.Closed+s.Failed+s.Adopted+s.Synthesized != told || told-s.Synthesized+s.Repeated+s.Sampled != 100_000 || s.Open > 50 {
 		t.Errorf("%d told, stats %+v", told, s)
 	}
 }

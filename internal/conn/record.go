@@ -35,10 +35,34 @@ const (
 	InitiatorUnknown Initiator = "unknown"
 )
 
-// A Record is one thing to tell about a connection: that it is open, is over, or has failed. It
-// is valid, like the Event that it points to, until the function that is given it returns.
+// Totals are what a connection has carried.
+type Totals struct {
+	BytesSent     uint64 // payload, each octet once
+	BytesReceived uint64
+	Retransmits   uint64 // segments
+}
+
+func totals(e *event.Event) Totals {
+	return Totals{BytesSent: e.BytesSent, BytesReceived: e.BytesReceived, Retransmits: uint64(e.Retransmits)}
+}
+
+// less gives what t has more than base. The counters of a sample are read while they move: where one
+// is behind, it is taken as equal.
+func (t Totals) less(base Totals) Totals {
+	return Totals{
+		BytesSent:     max(t.BytesSent, base.BytesSent) - base.BytesSent,
+		BytesReceived: max(t.BytesReceived, base.BytesReceived) - base.BytesReceived,
+		Retransmits:   max(t.Retransmits, base.Retransmits) - base.Retransmits,
+	}
+}
+
+// A Record is one thing to tell about a connection: that it is open, what it has carried so far, that
+// it is over, or has failed. It is valid, like the Event that it points to, until the function that is given it returns.
 type Record struct {
 	*event.Event
+	// Since is what the connection has carried since the record before: over all its records,
+	// everything that it has carried since it is traced, once.
+	Since     Totals
 	Reason    Reason    // of a Closed
 	Initiator Initiator // of a Closed
 	ErrorType string    // error.type: why a Failed failed or a Closed did not end in order; else empty

@@ -8,7 +8,7 @@ import (
 )
 
 // Stats are totals since the table was made, but for Open. Each event applied is counted in one of
-// Opened, Closed, Failed, Adopted and Repeated, and
+// Opened, Closed, Failed, Adopted, Repeated and Sampled, and
 //
 //	Opened + Adopted = Open + Closed - Strays + Synthesized
 //
@@ -19,8 +19,9 @@ type Stats struct {
 	Failed      uint64
 	Adopted     uint64 // found open: older than the tracer, or their opening was lost
 	Repeated    uint64 // found open, and known to be
+	Sampled     uint64 // told what an open connection has carried so far
 	Strays      uint64 // of Closed: not in the table
-	Synthesized uint64 // closed by Reconcile
+	Synthesized uint64 // closed by Reconcile, or by the next opening of the socket
 	Open        int    // connections in the table
 	Gaps        uint64 // events that a connection's ordinals show to be missing
 	Violations  uint64 // events behind a later one of the same socket; 0 unless the order is broken
@@ -28,7 +29,7 @@ type Stats struct {
 
 // A Table holds the open connections, by socket cookie: addresses and tuples are used again within
 // milliseconds, cookies never are. It is a pure state machine, bounded by the kernel's own sockets
-// plus a fixed memory of strays, and not safe for concurrent use.
+// plus a fixed memory of ended ones, and not safe for concurrent use.
 //
 // Per connection it keeps one Event of about 200 octets and a map entry.
 type Table struct {
@@ -37,29 +38,34 @@ type Table struct {
 	// must not keep the event.
 	Report func(e *event.Event, last uint32)
 
-	open   map[uint64]*event.Event // what was said at its opening
-	strays strays
-	stats  Stats
+	open  map[uint64]*event.Event // what was said at its opening, with its newest totals
+	ended ended
+	stats Stats
 }
 
 // NewTable makes an empty table.
 func NewTable() *Table {
-	return &Table{open: make(map[uint64]*event.Event), strays: strays{ordinals: make(map[uint64]uint32)}}
+	return &Table{open: make(map[uint64]*event.Event), ended: ended{ordinals: make(map[uint64]uint32)}}
 }
 
 // Apply takes the next event of the ordered stream and gives tell what is to be told of it. It
 // keeps no reference to e.
 func (t *Table) Apply(e *event.Event, tell func(*Record)) {
 	t.check(e)
+	r := judge(e)
 	switch e.Kind {
 	case event.Opened:
 		t.stats.Opened++
+		t.supersede(e, tell)
 		t.enter(e)
+		r.Since = totals(e)
 	case event.Closed:
 		t.stats.Closed++
-		t.leave(e)
+		r.Since = t.leave(e)
 	case event.Failed:
 		t.stats.Failed++
+		t.end(e)
+		r.Since = totals(e)
 	case event.Adopted:
 		if t.knows(e) {
 			t.stats.Repeated++
@@ -67,8 +73,15 @@ func (t *Table) Apply(e *event.Event, tell func(*Record)) {
 		}
 		t.stats.Adopted++
 		t.enter(e)
+		r.Since = unseen(e)
+	case event.Sampled:
+		t.stats.Sampled++
+		known, ok := t.open[e.Cookie]
+		if !ok || known.Ordinal != e.Ordinal {
+			return // over, or its opening is still owed: that will say it
+		}
+		r.Since = update(known, e)
 	}
-	r := judge(e)
 	tell(&r)
 }
 
@@ -77,28 +90,82 @@ func (t *Table) knows(e *event.Event) bool {
 	if _, ok := t.open[e.Cookie]; ok {
 		return true
 	}
-	last, ok := t.strays.ordinals[e.Cookie]
+	last, ok := t.ended.ordinals[e.Cookie]
 	return ok && e.Ordinal <= last
+}
+
+// unseen is what a connection of which nothing was known until e has carried since it is traced:
+// unknown, hence nothing, where it is older.
+func unseen(e *event.Event) Totals {
+	if e.Has(event.Preexisting) {
+		return Totals{}
+	}
+	return totals(e)
+}
+
+// update brings the totals of a known connection up to e, and gives what is new.
+func update(known, e *event.Event) Totals {
+	since := totals(e).less(totals(known))
+	known.BytesSent += since.BytesSent
+	known.BytesReceived += since.BytesReceived
+	known.Retransmits += uint32(since.Retransmits)
+	known.SegsOut, known.SegsIn = e.SegsOut, e.SegsIn
+	known.SRTT, known.MinRTT = e.SRTT, e.MinRTT
+	return since
+}
+
+// Each calls f with every open connection, in no order: what its opening said, with its newest
+// totals. f must not keep the event.
+func (t *Table) Each(f func(*event.Event)) {
+	for _, e := range t.open {
+		f(e)
+	}
+}
+
+// Heartbeat tells, in the order of their sockets, of the connections that at time now have been in
+// the table for longer than after, in nanoseconds: a Sampled with their newest totals.
+func (t *Table) Heartbeat(now, after uint64, tell func(*Record)) {
+	for _, known := range t.sorted(func(e *event.Event) bool { return e.Time+after <= now }) {
+		beat := *known
+		beat.Kind, beat.Time = event.Sampled, now
+		tell(&Record{Event: &beat})
+	}
+}
+
+// sorted gives the connections that are wanted, by cookie, so that the same table tells the same.
+func (t *Table) sorted(wanted func(*event.Event) bool) (found []*event.Event) {
+	for _, e := range t.open {
+		if wanted(e) {
+			found = append(found, e)
+		}
+	}
+	slices.SortFunc(found, func(a, b *event.Event) int { return cmp.Compare(a.Cookie, b.Cookie) })
+	return found
 }
 
 // Reconcile ends the connections that are gone: those that were entered before time from, of which
 // has says that the kernel no longer has them. Every event up to time now, when has was asked of
 // the kernel, must have been applied: then what would have told of their ends is lost.
 func (t *Table) Reconcile(from, now uint64, has func(cookie uint64) bool, tell func(*Record)) {
-	var gone []*event.Event
-	for cookie, e := range t.open {
-		if e.Time < from && !has(cookie) {
-			gone = append(gone, e)
-		}
+	for _, e := range t.sorted(func(e *event.Event) bool { return e.Time < from && !has(e.Cookie) }) {
+		t.synthesize(e, now, tell)
 	}
-	slices.SortFunc(gone, func(a, b *event.Event) int { return cmp.Compare(a.Cookie, b.Cookie) })
-	for _, e := range gone {
-		delete(t.open, e.Cookie)
-		t.stats.Synthesized++
-		e.Kind, e.Time = event.Closed, now
-		e.Ordinal++ // of the event that is lost
-		t.strays.add(e.Cookie, e.Ordinal)
-		tell(&Record{Event: e, Reason: Unknown, Initiator: InitiatorUnknown, Synthesized: true})
+}
+
+// synthesize ends a connection whose own last event is lost.
+func (t *Table) synthesize(known *event.Event, now uint64, tell func(*Record)) {
+	delete(t.open, known.Cookie)
+	t.stats.Synthesized++
+	known.Kind, known.Time = event.Closed, now
+	known.Ordinal++ // of the event that is lost
+	t.ended.add(known.Cookie, known.Ordinal)
+	tell(&Record{Event: known, Reason: Unknown, Initiator: InitiatorUnknown, Synthesized: true})
+}
+
+// supersede ends the connection that e's socket had before, if it is still in the table.
+func (t *Table) supersede(e *event.Event, tell func(*Record)) {
+	if known, ok := t.open[e.Cookie]; ok && known.Ordinal < e.Ordinal {
+		t.synthesize(known, e.Time, tell)
 	}
 }
 
@@ -112,13 +179,13 @@ func (t *Table) Stats() Stats {
 // check holds the event's ordinal, which the socket's own lock has made, against the newest one
 // that is known of the socket.
 func (t *Table) check(e *event.Event) {
-	if e.Kind == event.Adopted {
+	if e.Kind == event.Adopted || e.Kind == event.Sampled {
 		return // it has no ordinal of its own
 	}
 	last := uint32(0)
 	if o, ok := t.open[e.Cookie]; ok {
 		last = o.Ordinal
-	} else if o, ok := t.strays.ordinals[e.Cookie]; ok {
+	} else if o, ok := t.ended.ordinals[e.Cookie]; ok {
 		last = o
 	} else if e.Kind != event.Closed {
 		return // the socket's first connection, or a later one of which the earlier are forgotten
@@ -137,35 +204,50 @@ func (t *Table) check(e *event.Event) {
 }
 
 func (t *Table) enter(e *event.Event) {
-	if last, ok := t.strays.ordinals[e.Cookie]; ok && e.Ordinal <= last {
+	if last, ok := t.ended.ordinals[e.Cookie]; ok && e.Ordinal <= last {
 		return // its end has been told: to enter it would leave it open for ever
 	}
 	opened := *e
 	t.open[e.Cookie] = &opened
 }
 
-func (t *Table) leave(e *event.Event) {
-	if opened, ok := t.open[e.Cookie]; ok {
-		if e.Ordinal > opened.Ordinal { // else it is the end of an earlier connection on the socket
-			delete(t.open, e.Cookie)
-		}
-		return
+// leave takes the connection of a Closed out of the table and gives what is new in its totals.
+func (t *Table) leave(e *event.Event) Totals {
+	known, ok := t.open[e.Cookie]
+	if !ok {
+		t.stats.Strays++
+		t.ended.add(e.Cookie, e.Ordinal)
+		return unseen(e)
 	}
-	t.stats.Strays++
-	t.strays.add(e.Cookie, e.Ordinal)
+	if e.Ordinal <= known.Ordinal {
+		return Totals{} // the end of an earlier connection on the socket, which has been told
+	}
+	delete(t.open, e.Cookie)
+	t.end(e)
+	return totals(e).less(totals(known))
 }
 
-// strays remembers the latest sockets that ended without having been seen to begin, so that a
-// beginning that comes behind its end is found out.
-type strays struct {
+// end remembers a socket that may be used again, since a process still holds it.
+func (t *Table) end(e *event.Event) {
+	if !e.Has(event.Dead) {
+		t.ended.add(e.Cookie, e.Ordinal)
+	}
+}
+
+// ended remembers the last ordinals of the latest sockets that ended without having been seen to
+// begin, or may begin again: a beginning that comes behind its end is found out, and what is missing
+// between two connections of a socket is counted right.
+type ended struct {
 	ordinals map[uint64]uint32
 	cookies  [4096]uint64 // in order of arrival, around
 	next     int
 }
 
-func (s *strays) add(cookie uint64, ordinal uint32) {
-	delete(s.ordinals, s.cookies[s.next])
-	s.cookies[s.next] = cookie
-	s.next = (s.next + 1) % len(s.cookies)
+func (s *ended) add(cookie uint64, ordinal uint32) {
+	if _, ok := s.ordinals[cookie]; !ok {
+		delete(s.ordinals, s.cookies[s.next])
+		s.cookies[s.next] = cookie
+		s.next = (s.next + 1) % len(s.cookies)
+	}
 	s.ordinals[cookie] = ordinal
 }
