@@ -24,8 +24,9 @@ typedef __u32 __wsum;
 #define IPPROTO_TCP 6
 #define IPPROTO_MPTCP 262
 #define PF_EXITING 0x00000004 /* include/linux/sched.h */
-#define SHUTDOWN_MASK 3	      /* include/net/sock.h */
-#define SOCK_DEAD_BIT 0	      /* enum sock_flags, include/net/sock.h */
+#define PF_KTHREAD 0x00200000
+#define SHUTDOWN_MASK 3 /* include/net/sock.h */
+#define SOCK_DEAD_BIT 0 /* enum sock_flags, include/net/sock.h */
 #define SOCK_DONE_BIT 1
 
 /* include/net/tcp_states.h */
@@ -111,8 +112,13 @@ struct socket {
 	struct sock *sk;
 };
 
+typedef struct {
+	int owned;
+} socket_lock_t;
+
 struct sock {
 	struct sock_common __sk_common;
+	socket_lock_t sk_lock;
 	struct socket *sk_socket;
 	__u16 sk_protocol;
 	int sk_err;

@@ -32,7 +32,7 @@ enum owner_source {
 	OWNER_UNKNOWN = 0,
 	OWNER_CONNECT = 1, /* called connect() */
 	OWNER_LISTEN = 2,  /* called listen() on the socket that this one was cloned from */
-	OWNER_CLOSE = 3,   /* sent the local FIN */
+	OWNER_CLOSE = 3,   /* ended it: sent the local FIN, or closed it without one */
 	OWNER_FILE = 4,	   /* has it open as a file */
 };
 

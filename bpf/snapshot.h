@@ -79,6 +79,16 @@ static __always_inline void own_like(struct conn *c, const struct conn *owner)
 	c->owner_source = owner->owner_source;
 }
 
+/*
+ * An accepted connection has its listener's owner until somebody ends it. The process that has it open
+ * knows better; of several the last, for a worker is younger than who forked it.
+ */
+static __always_inline bool is_served_by(const struct conn *c, struct task_struct *task)
+{
+	return task && c->role == ROLE_SERVER && is_open(c->state) && c->pid != (__u32)task->tgid &&
+	       c->owner_source != OWNER_CLOSE;
+}
+
 /* The owner is the process that has it open as a file, or what was found out before, or unknown. */
 static __always_inline void own_if_unknown(struct conn *c, struct task_struct *task, const struct conn *owner)
 {
@@ -104,6 +114,8 @@ static __always_inline void remember_socket(struct sock *sk, struct task_struct 
 	c = bpf_sk_storage_get(&conns, sk, 0, 0);
 	if (c) {
 		own_if_unknown(c, task, owner);
+		if (is_served_by(c, task))
+			own_file(c, task);
 		return;
 	}
 	/* The tracepoint comes before the state that it tells of: a socket whose way to this state

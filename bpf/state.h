@@ -30,6 +30,21 @@ static __always_inline void own(struct conn *c, enum owner_source source)
 	own_task(c, bpf_get_current_task_btf(), (__u32)bpf_get_current_uid_gid(), source);
 }
 
+/*
+ * Whoever ends an accepted connection has served it: a worker that was forked, or was passed the
+ * socket, where the listener's process did not do that itself. Call it where a process drives the
+ * socket; a kernel thread that does so is nobody's.
+ */
+static __always_inline void own_served(struct conn *c)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+
+	if (c->owner_source != OWNER_UNKNOWN && (c->role != ROLE_SERVER || c->pid == (__u32)task->tgid))
+		return;
+	if (!(task->flags & PF_KTHREAD))
+		own(c, OWNER_CLOSE);
+}
+
 static __always_inline bool is_v4_mapped(const __be32 addr[4])
 {
 	return !addr[0] && !addr[1] && addr[2] == bpf_htonl(0xffff);
@@ -124,8 +139,8 @@ static __always_inline void finishing(struct conn *c, enum closer closer)
 		c->closer = closer;
 		c->first_fin = bpf_ktime_get_ns();
 	}
-	if (closer == CLOSER_LOCAL && c->owner_source == OWNER_UNKNOWN)
-		own(c, OWNER_CLOSE);
+	if (closer == CLOSER_LOCAL) /* close and shutdown: tcp_close_state */
+		own_served(c);
 }
 
 static __always_inline void closed(struct conn *c, struct sock *sk, struct tcp_sock *tp, int old)
@@ -136,6 +151,9 @@ static __always_inline void closed(struct conn *c, struct sock *sk, struct tcp_s
 		name_ports(c, sk, tp);
 	else if (!c->established)
 		name_ends(c, sk, tp);
+	/* Closed without a FIN. Only a process owns the lock, a softirq spins on it. */
+	if (sk->sk_lock.owned && !sk->sk_err)
+		own_served(c);
 	emit(sk, tp, c, old == TCP_SYN_SENT || old == TCP_SYN_RECV ? KIND_FAILED : KIND_CLOSED, old);
 }
 

@@ -19,19 +19,25 @@ int BPF_PROG(second, struct sock *sk, int old, int new)
 	return transition(sk, old, new, true);
 }
 
-/* Every file of every process in the reader's PID namespace, whatever its network namespace. */
+/*
+ * Every file of every process in the reader's PID namespace, whatever its network namespace. Writes an
+ * octet for each socket, so that the reader can go on reading in between.
+ */
 SEC("iter/task_file")
 int remember_files(struct bpf_iter__task_file *ctx)
 {
 	struct task_struct *task = ctx->task;
 	struct file *file = ctx->file;
 	struct socket *socket;
+	__u8 one = 1;
 
 	if (!task || !file)
 		return 0;
 	socket = bpf_sock_from_file(file);
-	if (socket && socket->sk)
-		remember_file(socket->sk, task);
+	if (!socket || !socket->sk)
+		return 0;
+	remember_file(socket->sk, task);
+	bpf_seq_write(ctx->meta->seq, &one, sizeof(one));
 	return 0;
 }
 
@@ -41,12 +47,15 @@ int remember_tcp(struct bpf_iter__tcp *ctx)
 {
 	struct sock_common *skc = ctx->sk_common;
 	struct tcp_sock *tp;
+	__u8 one = 1;
 
 	if (!skc)
 		return 0;
 	tp = bpf_skc_to_tcp_sock(skc);
-	if (tp)
-		remember_any((struct sock *)tp);
+	if (!tp)
+		return 0;
+	remember_any((struct sock *)tp);
+	bpf_seq_write(ctx->meta->seq, &one, sizeof(one));
 	return 0;
 }
 

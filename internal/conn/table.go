@@ -103,7 +103,7 @@ func unseen(e *event.Event) Totals {
 	return totals(e)
 }
 
-// update brings the totals of a known connection up to e, and gives what is new.
+// update brings the totals and the owner of a known connection up to e, and gives what is new.
 func update(known, e *event.Event) Totals {
 	since := totals(e).less(totals(known))
 	known.BytesSent += since.BytesSent
@@ -111,6 +111,7 @@ func update(known, e *event.Event) Totals {
 	known.Retransmits += uint32(since.Retransmits)
 	known.SegsOut, known.SegsIn = e.SegsOut, e.SegsIn
 	known.SRTT, known.MinRTT = e.SRTT, e.MinRTT
+	known.PID, known.UID, known.OwnerStarted, known.Comm, known.OwnerSource = e.PID, e.UID, e.OwnerStarted, e.Comm, e.OwnerSource
 	return since
 }
 

@@ -57,7 +57,7 @@ const (
 	OwnerUnknown OwnerSource = iota
 	OwnerConnect             // called connect
 	OwnerListen              // called listen on the socket that this one was cloned from
-	OwnerClose               // sent the local FIN
+	OwnerClose               // ended it: sent the local FIN, or closed it without one
 	OwnerFile                // has it open as a file
 )
 

@@ -58,8 +58,8 @@ func (p *poller) close() error {
 
 // Wait returns when it is time for the next round: after interval while events keep coming, at once
 // when they come so fast that a ring has filled to a quarter, at the next event once a round has
-// found none, at the latest after a second, and at once when ctx ends.
-func (t *Tracer) Wait(ctx context.Context, interval time.Duration) error {
+// found none, at the latest after idle then, and at once when ctx ends.
+func (t *Tracer) Wait(ctx context.Context, interval, idle time.Duration) error {
 	interrupted := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(interrupted)
@@ -85,7 +85,7 @@ func (t *Tracer) Wait(ctx context.Context, interval time.Duration) error {
 	if t.pending() {
 		return nil
 	}
-	return t.poll.wait(t.sleep)
+	return t.poll.wait(idle)
 }
 
 // pending reports whether a record is in a ring or on its way there.

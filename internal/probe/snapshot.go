@@ -20,12 +20,13 @@ import (
 // Each open connection among them is owed an event, which [Tracer.Adopt] pays; connections that are
 // accepted from the listeners among them have an owner from here on.
 //
-// It may run while events flow, and again at any time.
-func (t *Tracer) Remember() error {
-	if err := t.iterate(t.objects.RememberFiles, nil, false, nil); err != nil {
+// It may run while events flow, and again at any time. It calls drain now and then, so that the rings
+// are read meanwhile.
+func (t *Tracer) Remember(drain func() error) error {
+	if err := t.iterate(t.objects.RememberFiles, nil, false, drain); err != nil {
 		return fmt.Errorf("looking through the files of all processes: %w", err)
 	}
-	if err := t.iterate(t.objects.RememberTcp, nil, false, nil); err != nil {
+	if err := t.iterate(t.objects.RememberTcp, nil, false, drain); err != nil {
 		return fmt.Errorf("looking through the TCP sockets: %w", err)
 	}
 	return nil
@@ -105,7 +106,7 @@ const (
 // List lists the connections that the kernel holds. atLeast is how many are expected; with more,
 // the listing is done again.
 //
-// The iterator runs in one go, about 0.1 µs a socket, for only so is nothing missed that moves in
+// The iterator runs in one go, for only so is nothing missed that moves in
 // the kernel's own lists meanwhile. That makes it an error with more than a million sockets, which is
 // what the kernel looks at in one go.
 func (t *Tracer) List(atLeast int) (*List, error) {

@@ -26,9 +26,7 @@ type Config struct {
 	BTF string
 }
 
-// sleepAtMost bounds the sleep of an idle reader: counters of failures wake nobody, and are to be
-// seen within a second.
-const sleepAtMost = time.Second
+const membarrierGlobal = 1 // MEMBARRIER_CMD_GLOBAL, include/uapi/linux/membarrier.h
 
 // A Stall makes the programs on one CPU busy-wait between reading the clock and submitting, as if
 // the CPU slept. It is for tests of the order; the zero value does nothing and costs nothing.
@@ -76,7 +74,6 @@ type Tracer struct {
 	read     atomic.Uint64 // samples handed out
 	corrupt  atomic.Uint64 // rings cut short by an impossible header
 	lastRead uint64        // read, at the latest Wait
-	sleep    time.Duration // of an idle reader, at most
 	crowded  bool          // a ring was more than a quarter full at the latest Drain
 }
 
@@ -120,7 +117,7 @@ func load(cfg Config) (*Tracer, error) {
 		return nil, err
 	}
 
-	t := &Tracer{sleep: sleepAtMost}
+	t := &Tracer{}
 	opts := &ebpf.CollectionOptions{Programs: ebpf.ProgramOptions{KernelTypes: types}}
 	if err := spec.LoadAndAssign(&t.objects, opts); err != nil {
 		return nil, fmt.Errorf("loading the BPF object: %w", err)
@@ -268,6 +265,9 @@ func (t *Tracer) Detach() error {
 		errs = append(errs, l.Close())
 	}
 	t.links = nil
+	// A program that had begun by now has announced itself, or ended, when this returns: it waits for
+	// an RCU grace period (membarrier(2)). Where CPUs run without a tick the kernel refuses that.
+	_, _, _ = unix.Syscall(unix.SYS_MEMBARRIER, membarrierGlobal, 0, 0)
 	return errors.Join(errs...)
 }
 

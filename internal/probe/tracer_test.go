@@ -140,7 +140,6 @@ func TestCountersAddUp(t *testing.T) {
 // TestWaitWakes: the sleep of an idle reader ends with the next event, not with a timeout.
 func TestWaitWakes(t *testing.T) {
 	tr := mustAttach(t, Config{})
-	tr.sleep = time.Hour
 	for i := range 20 {
 		woken := make(chan error, 1)
 		p := actor.Start(t, "refused", actor.Plan{Connect: "127.0.0.1:1"})
@@ -162,7 +161,7 @@ func TestWaitWakes(t *testing.T) {
 // awaitPID reads until it has an event of the process.
 func awaitPID(t *testing.T, tr *Tracer, pid int) error {
 	for found := false; !found && t.Context().Err() == nil; {
-		if err := tr.Wait(t.Context(), time.Millisecond); err != nil {
+		if err := tr.Wait(t.Context(), time.Millisecond, time.Hour); err != nil {
 			return err
 		}
 		tr.Drain(func(cpu int, sample []byte) {
