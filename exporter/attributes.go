@@ -30,6 +30,7 @@ const (
 	attrPreexisting  = "tcp.connection.preexisting"
 	attrLate         = "tcp.connection.late"
 	attrSynthesized  = "tcp.connection.synthesized"
+	attrEventName    = "event.name" // deprecated for the field EventName
 	attrOwnerSource  = "connspan.owner.source"
 	attrNetNS        = "connspan.netns.inode"
 )
@@ -83,10 +84,10 @@ func putCommon(m pcommon.Map, r *conn.Record) {
 	m.PutStr(attrTransport, transportTCP)
 	putEnds(m, r)
 	m.PutStr(attrRole, roleNames[r.Role])
-	if r.Kind == event.Opened || r.Kind == event.Adopted {
-		m.PutStr(attrState, stateOpen)
-	} else {
+	if r.Kind == event.Closed || r.Kind == event.Failed {
 		m.PutStr(attrState, stateClosed)
+	} else {
+		m.PutStr(attrState, stateOpen)
 	}
 	if r.OwnerSource != event.OwnerUnknown {
 		m.PutInt(attrPID, int64(r.PID))
@@ -108,11 +109,7 @@ func putCommon(m pcommon.Map, r *conn.Record) {
 
 func putEnds(m pcommon.Map, r *conn.Record) {
 	local, peer := r.Local.Addr().String(), r.Peer.Addr().String()
-	if r.Local.Addr().Is4() {
-		m.PutStr(attrType, networkIPv4)
-	} else {
-		m.PutStr(attrType, networkIPv6)
-	}
+	putType(m, !r.Local.Addr().Is4())
 	putEnd(m, attrLocalAddr, attrLocalPort, local, r.Local)
 	putEnd(m, attrPeerAddr, attrPeerPort, peer, r.Peer)
 	switch r.Role {
@@ -125,6 +122,20 @@ func putEnds(m pcommon.Map, r *conn.Record) {
 	default:
 		putEnd(m, attrSourceAddr, attrSourcePort, local, r.Local)
 		putEnd(m, attrDestAddr, attrDestPort, peer, r.Peer)
+	}
+}
+
+func putType(m pcommon.Map, ipv6 bool) {
+	if ipv6 {
+		m.PutStr(attrType, networkIPv6)
+	} else {
+		m.PutStr(attrType, networkIPv4)
+	}
+}
+
+func putUnlessEmpty(m pcommon.Map, key, value string) {
+	if value != "" {
+		m.PutStr(key, value)
 	}
 }
 
@@ -145,12 +156,18 @@ func putClosed(m pcommon.Map, r *conn.Record) {
 	}
 	m.PutStr(attrReason, string(r.Reason))
 	m.PutStr(attrInitiator, string(r.Initiator))
-	if r.ErrorType != "" {
-		m.PutStr(attrErrorType, r.ErrorType)
-	}
+	putUnlessEmpty(m, attrErrorType, r.ErrorType)
 	if !r.Synthesized {
 		putTotals(m, r)
 	}
+}
+
+// putHeartbeat puts how long it has been open, and what it has carried.
+func putHeartbeat(m pcommon.Map, r *conn.Record) {
+	if d, ok := r.Duration(); ok {
+		m.PutDouble(attrDuration, d.Seconds())
+	}
+	putTotals(m, r)
 }
 
 func putTotals(m pcommon.Map, r *conn.Record) {

@@ -17,6 +17,8 @@ import (
 type Config struct {
 	Tracer   TracerConfig   `mapstructure:"tracer"`
 	Logs     LogsConfig     `mapstructure:"logs"`
+	Metrics  MetricsConfig  `mapstructure:"metrics"`
+	Traces   TracesConfig   `mapstructure:"traces"`
 	Resource ResourceConfig `mapstructure:"resource"`
 }
 
@@ -36,7 +38,7 @@ type TracerConfig struct {
 	// MaxPending bounds how many events may wait.
 	MaxPending int `mapstructure:"max_pending"`
 	// Audit is how often the table of open connections is compared with the kernel's own sockets
-	// although nothing is known to be lost; it takes about 0.1 µs a socket.
+	// although nothing is known to be lost; see BenchmarkSnapshot in internal/probe for what it costs.
 	Audit time.Duration `mapstructure:"audit"`
 	// BTF is a file with the types of the running kernel, for a kernel that does not carry them.
 	// It is no key of the YAML.
@@ -47,6 +49,39 @@ type TracerConfig struct {
 type LogsConfig struct {
 	// Events are the kinds to tell: opened, closed, failed. Empty: none.
 	Events []string `mapstructure:"events"`
+	// Heartbeat is how often each connection that has been open for longer is told of, with its
+	// totals so far. 0: never.
+	Heartbeat time.Duration `mapstructure:"heartbeat"`
+	// LegacyEventName also puts the event's name into the attribute event.name, for stores that do
+	// not know the field EventName of a log record.
+	LegacyEventName bool `mapstructure:"legacy_event_name"`
+}
+
+// MetricsConfig is about the connection metrics.
+type MetricsConfig struct {
+	// Interval is how often the metrics are told, and the totals of open connections read. 0: never.
+	Interval time.Duration `mapstructure:"interval"`
+	// Temporality is cumulative or delta.
+	Temporality string `mapstructure:"temporality"`
+	// Histogram is explicit (fixed buckets) or exponential.
+	Histogram string `mapstructure:"histogram"`
+	// Attributes tell the series of a metric apart, of those that it can have: see MetricAttributes.
+	Attributes []string `mapstructure:"attributes"`
+	// MaxSeries bounds the series of each metric. What would need another one goes to a series with
+	// the attribute otel.metric.overflow.
+	MaxSeries int `mapstructure:"max_series"`
+	// ExpireAfter is how long a series is told without a change.
+	ExpireAfter time.Duration `mapstructure:"expire_after"`
+}
+
+// TracesConfig is about the spans.
+type TracesConfig struct {
+	// SampleRatio is the share of the traces that are told, chosen by trace id, so that both ends of
+	// a connection choose alike. 0: none.
+	SampleRatio float64 `mapstructure:"sample_ratio"`
+	// Pairing says whether the two ends of a connection share a trace (both_ends), or each has one
+	// of its own (none).
+	Pairing string `mapstructure:"pairing"`
 }
 
 // ResourceConfig adds to the Resource of each traced process.
@@ -62,6 +97,23 @@ const (
 	EventFailed = "failed"
 )
 
+// The values of MetricsConfig.Temporality, MetricsConfig.Histogram and TracesConfig.Pairing.
+const (
+	TemporalityCumulative = "cumulative"
+	TemporalityDelta      = "delta"
+
+	HistogramExplicit    = "explicit"
+	HistogramExponential = "exponential"
+
+	PairingBothEnds = "both_ends"
+	PairingNone     = "none"
+)
+
+// MetricAttributes are the values of MetricsConfig.Attributes, server.address excepted all on by default.
+// A metric's own attributes (error.type, network.io.direction, the reason and initiator of a close)
+// are no choice.
+var MetricAttributes = []string{attrRole, attrType, attrServerPort, attrExecutable, attrServerAddr}
+
 // NewDefaultConfig gives the configuration that an empty file stands for.
 func NewDefaultConfig() Config {
 	return Config{
@@ -72,12 +124,21 @@ func NewDefaultConfig() Config {
 			Audit:      time.Minute,
 		},
 		Logs: LogsConfig{Events: []string{EventOpened, EventClosed, EventFailed}},
+		Metrics: MetricsConfig{
+			Interval:    15 * time.Second,
+			Temporality: TemporalityCumulative,
+			Histogram:   HistogramExplicit,
+			Attributes:  []string{attrRole, attrType, attrServerPort, attrExecutable},
+			MaxSeries:   2000,
+			ExpireAfter: 5 * time.Minute,
+		},
+		Traces: TracesConfig{SampleRatio: 1, Pairing: PairingBothEnds},
 	}
 }
 
 // Validate names each key that holds what it must not, with the value and what was expected.
 func (c *Config) Validate() error {
-	return errors.Join(c.Tracer.validate(), c.Logs.validate(), c.Resource.validate())
+	return errors.Join(c.Tracer.validate(), c.Logs.validate(), c.Metrics.validate(), c.Traces.validate(), c.Resource.validate())
 }
 
 func (c *TracerConfig) validate() error {
@@ -104,12 +165,51 @@ func (c *TracerConfig) validate() error {
 }
 
 func (c *LogsConfig) validate() error {
+	if c.Heartbeat != 0 && c.Heartbeat < time.Second {
+		return fmt.Errorf("logs::heartbeat: %v, want 0s (never), or 1s or more", c.Heartbeat)
+	}
 	for _, e := range c.Events {
 		if !slices.Contains([]string{EventOpened, EventClosed, EventFailed}, e) {
 			return fmt.Errorf("logs::events: %q, want %s, %s or %s", e, EventOpened, EventClosed, EventFailed)
 		}
 	}
 	return nil
+}
+
+func (c *MetricsConfig) validate() error {
+	var errs []error
+	if c.Interval != 0 && c.Interval < time.Second {
+		errs = append(errs, fmt.Errorf("metrics::interval: %v, want 0s (never), or 1s or more", c.Interval))
+	}
+	if c.Temporality != TemporalityCumulative && c.Temporality != TemporalityDelta {
+		errs = append(errs, fmt.Errorf("metrics::temporality: %q, want %s or %s", c.Temporality, TemporalityCumulative, TemporalityDelta))
+	}
+	if c.Histogram != HistogramExplicit && c.Histogram != HistogramExponential {
+		errs = append(errs, fmt.Errorf("metrics::histogram: %q, want %s or %s", c.Histogram, HistogramExplicit, HistogramExponential))
+	}
+	for _, a := range c.Attributes {
+		if !slices.Contains(MetricAttributes, a) {
+			errs = append(errs, fmt.Errorf("metrics::attributes: %q, want some of %s", a, strings.Join(MetricAttributes, ", ")))
+		}
+	}
+	if c.MaxSeries < 1 || c.MaxSeries > 1_000_000 {
+		errs = append(errs, fmt.Errorf("metrics::max_series: %d, want 1 to 1000000", c.MaxSeries))
+	}
+	if c.ExpireAfter < c.Interval {
+		errs = append(errs, fmt.Errorf("metrics::expire_after: %v, want metrics::interval (%v) or more", c.ExpireAfter, c.Interval))
+	}
+	return errors.Join(errs...)
+}
+
+func (c *TracesConfig) validate() error {
+	var errs []error
+	if !(c.SampleRatio >= 0 && c.SampleRatio <= 1) { // not NaN either
+		errs = append(errs, fmt.Errorf("traces::sample_ratio: %v, want 0 to 1", c.SampleRatio))
+	}
+	if c.Pairing != PairingBothEnds && c.Pairing != PairingNone {
+		errs = append(errs, fmt.Errorf("traces::pairing: %q, want %s or %s", c.Pairing, PairingBothEnds, PairingNone))
+	}
+	return errors.Join(errs...)
 }
 
 func (c *ResourceConfig) validate() error {

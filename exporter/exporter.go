@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/collector/consumer"
-	"go.opentelemetry.io/collector/pdata/plog"
+	"go.opentelemetry.io/collector/pdata/pcommon"
+	"go.opentelemetry.io/otel/metric"
 
 	"github.com/connspan/connspan/internal/clock"
 	"github.com/connspan/connspan/internal/conn"
@@ -27,16 +29,21 @@ const (
 	repairEvery = 500 * time.Millisecond
 	// batchRecords bounds what one consumer call carries.
 	batchRecords = 2048
+	// sleepAtMost bounds the sleep of an idle reader: counters of failures wake nobody, and are to be
+	// seen within a second.
+	sleepAtMost = time.Second
 )
 
-// Consumers are where the signals go. Each consumer gets every batch, and is called from the
-// goroutine that reads the rings: it must not block, as a queue does not. An error counts the
-// batch's records as refused.
+// Consumers are where the signals go; a signal without any is not made. Each consumer gets every batch,
+// and is called from the goroutine that reads the rings: it must not block, as a queue does not. An
+// error counts what is in the batch as refused.
 type Consumers struct {
-	Logs []consumer.Logs
+	Logs    []consumer.Logs
+	Metrics []consumer.Metrics
+	Traces  []consumer.Traces
 }
 
-// An Exporter is a tracer at work. Its methods must not be called concurrently.
+// An Exporter is a tracer at work. Its methods must not be called concurrently, but for Stats.
 type Exporter struct {
 	cfg       Config
 	to        Consumers
@@ -45,11 +52,15 @@ type Exporter struct {
 	merge     *merge.Merge
 	table     *conn.Table
 	clock     *clock.Clock
-	logs      *logs
+	signals   signals
+	samples   samples
 	loss      *loss
 	event     event.Event // the one being decoded
 	malformed uint64
+	told      Told
 	refusals  *refusals
+	stats     atomic.Pointer[Stats] // as of the last round
+	observed  []metric.Registration // of Stats
 }
 
 // New loads the BPF programs and attaches them: when it returns, every connection is seen, though
@@ -77,14 +88,13 @@ func newStalled(cfg Config, to Consumers, logger *slog.Logger, stall probe.Stall
 		clock:    &clock.Clock{Kernel: tracer.Now, Wall: time.Now},
 		refusals: newRefusals(logger),
 	}
-	x.logs = newLogs(cfg.Logs, base, x.clock)
-	if err := x.start(); err != nil {
+	if err := x.start(base); err != nil {
 		return nil, errors.Join(err, tracer.Close())
 	}
 	return x, nil
 }
 
-func (x *Exporter) start() (err error) {
+func (x *Exporter) start(base pcommon.Map) (err error) {
 	x.loss = newLoss(x.tracer.CPUs(), x.logger)
 	x.table.Report = x.loss.outOfStep
 	x.merge, err = merge.New(merge.Config{
@@ -97,6 +107,15 @@ func (x *Exporter) start() (err error) {
 	if err := x.clock.Calibrate(); err != nil {
 		return err
 	}
+	now := time.Now()
+	x.signals = newSignals(x.cfg, x.to, base, x.clock, now)
+	if x.signals.metrics != nil {
+		x.samples.metrics = newPace(x.cfg.Metrics.Interval, now)
+	}
+	if x.signals.logs != nil {
+		x.samples.heartbeat = newPace(x.cfg.Logs.Heartbeat, now)
+	}
+	x.publish(0)
 	return x.tracer.Attach()
 }
 
@@ -113,7 +132,8 @@ func (x *Exporter) Run(ctx context.Context) error {
 			return err
 		}
 		x.repair(whole)
-		if err := x.tracer.Wait(ctx, x.cfg.Tracer.Interval); err != nil {
+		x.sample(whole)
+		if err := x.tracer.Wait(ctx, x.cfg.Tracer.Interval, x.idle()); err != nil {
 			return err
 		}
 	}
@@ -140,10 +160,12 @@ func (x *Exporter) round(ctx context.Context) error {
 			x.loss.complain("calibrating the clock", err)
 		}
 	}
-	x.logs.observed = x.clock.Time(now)
+	x.signals.observe(x.clock.Time(now))
 	x.merge.Release(now, func(e *event.Event) { x.apply(ctx, e) })
 	x.reconcile()
+	x.report(ctx)
 	x.ship(ctx)
+	x.publish(now)
 	return nil
 }
 
@@ -158,31 +180,9 @@ func (x *Exporter) take(cpu int, sample []byte) {
 }
 
 func (x *Exporter) apply(ctx context.Context, e *event.Event) {
-	x.table.Apply(e, x.logs.add)
-	if x.logs.pending() >= batchRecords {
+	x.table.Apply(e, x.signals.add)
+	if x.signals.pending() >= batchRecords {
 		x.ship(ctx)
-	}
-}
-
-// ship hands what has been collected to the consumers.
-func (x *Exporter) ship(ctx context.Context) {
-	if x.logs.pending() == 0 {
-		return
-	}
-	batch := x.logs.take()
-	n := uint64(batch.LogRecordCount())
-	if len(x.to.Logs) > 1 {
-		batch.MarkReadOnly()
-	}
-	for _, c := range x.to.Logs {
-		own := batch
-		if len(x.to.Logs) > 1 && c.Capabilities().MutatesData {
-			own = plog.NewLogs()
-			batch.CopyTo(own)
-		}
-		if err := c.ConsumeLogs(ctx, own); err != nil {
-			x.refusals.add(n, err)
-		}
 	}
 }
 
@@ -190,6 +190,9 @@ func (x *Exporter) ship(ctx context.Context) {
 // detached and none is in flight, so the last drain has them all, and what a watermark would still
 // hold back can go, in order. A CPU that sleeps inside a program is waited for, for lastRounds.
 func (x *Exporter) finish(ctx context.Context) error {
+	if x.signals.metrics != nil {
+		x.readTotals(ctx)
+	}
 	if err := x.tracer.Detach(); err != nil {
 		return fmt.Errorf("detaching the programs: %w", err)
 	}
@@ -201,6 +204,14 @@ func (x *Exporter) finish(ctx context.Context) error {
 	}
 	x.merge.Flush(func(e *event.Event) { x.apply(ctx, e) })
 	x.ship(ctx)
+	now, err := x.tracer.Now()
+	if err != nil {
+		return err
+	}
+	if x.signals.metrics != nil {
+		x.collect(ctx, now)
+	}
+	x.publish(now)
 	return nil
 }
 
@@ -216,8 +227,9 @@ func (x *Exporter) inFlight() bool {
 // Close detaches the programs and frees what the kernel holds. It may be called more than once,
 // but not while Run runs.
 func (x *Exporter) Close() error {
-	if err := x.tracer.Close(); err != nil {
-		return fmt.Errorf("closing the tracer: %w", err)
+	err := x.unobserve() // the counters that Stats reads are the tracer's
+	if closeErr := x.tracer.Close(); closeErr != nil {
+		err = errors.Join(err, fmt.Errorf("closing the tracer: %w", closeErr))
 	}
-	return nil
+	return err
 }

@@ -32,6 +32,7 @@ func line(r *conn.Record) string {
 
 var eventNames = map[event.Kind]string{
 	event.Opened: nameOpen, event.Adopted: nameOpen, event.Closed: nameClose, event.Failed: nameFailed,
+	event.Sampled: nameHeartbeat,
 }
 
 var arrows = map[event.Role]string{event.RoleUnknown: " - ", event.Client: " -> ", event.Server: " <- "}
@@ -40,13 +41,12 @@ func appendEnd(b []byte, r *conn.Record) []byte {
 	switch r.Kind {
 	case event.Opened:
 		b = appendDuration(b, r.Handshake)
+	case event.Sampled:
+		b = appendTotals(appendDuration(b, r.Duration), r)
 	case event.Closed:
 		b = appendDuration(b, r.Duration)
 		if !r.Synthesized {
-			b = append(b, " sent="...)
-			b = strconv.AppendUint(b, r.BytesSent, 10)
-			b = append(b, " received="...)
-			b = strconv.AppendUint(b, r.BytesReceived, 10)
+			b = appendTotals(b, r)
 		}
 		b = append(b, ' ')
 		b = append(b, r.Reason...)
@@ -58,6 +58,13 @@ func appendEnd(b []byte, r *conn.Record) []byte {
 		b = append(b, r.ErrorType...)
 	}
 	return b
+}
+
+func appendTotals(b []byte, r *conn.Record) []byte {
+	b = append(b, " sent="...)
+	b = strconv.AppendUint(b, r.BytesSent, 10)
+	b = append(b, " received="...)
+	return strconv.AppendUint(b, r.BytesReceived, 10)
 }
 
 // appendDuration rounds to three digits or so: the exact number is in the attributes.

@@ -18,15 +18,17 @@ const scopeName = "github.com/connspan/connspan"
 
 // The event names.
 const (
-	nameOpen   = "tcp.connection.open"
-	nameClose  = "tcp.connection.close"
-	nameFailed = "tcp.connection.failed"
+	nameOpen      = "tcp.connection.open"
+	nameClose     = "tcp.connection.close"
+	nameFailed    = "tcp.connection.failed"
+	nameHeartbeat = "tcp.connection.heartbeat"
 )
 
 // logs collects log records, grouped by the process that owns the connection, in the order in
 // which they come. It is not safe for concurrent use.
 type logs struct {
 	tell     map[event.Kind]bool
+	legacy   bool        // LogsConfig.LegacyEventName
 	base     pcommon.Map // Resource attributes that all processes share
 	clock    *clock.Clock
 	observed time.Time // when this round released its events
@@ -36,11 +38,12 @@ type logs struct {
 }
 
 func newLogs(cfg LogsConfig, base pcommon.Map, c *clock.Clock) *logs {
-	l := &logs{base: base, clock: c, tell: map[event.Kind]bool{
+	l := &logs{base: base, clock: c, legacy: cfg.LegacyEventName, tell: map[event.Kind]bool{
 		event.Opened:  slices.Contains(cfg.Events, EventOpened),
 		event.Adopted: slices.Contains(cfg.Events, EventOpened),
 		event.Closed:  slices.Contains(cfg.Events, EventClosed),
 		event.Failed:  slices.Contains(cfg.Events, EventFailed),
+		event.Sampled: cfg.Heartbeat != 0,
 	}}
 	l.take()
 	return l
@@ -58,8 +61,8 @@ func (l *logs) take() plog.Logs {
 	return batch
 }
 
-// add appends the log record of r, unless its kind is not wanted.
-func (l *logs) add(r *conn.Record) {
+// add appends the log record of r, unless its kind is not wanted. A Sampled is a heartbeat here.
+func (l *logs) add(r *conn.Record, at link) {
 	if !l.tell[r.Kind] {
 		return
 	}
@@ -70,7 +73,7 @@ func (l *logs) add(r *conn.Record) {
 		l.groups[o] = group
 	}
 	l.records++
-	fillLog(group.AppendEmpty(), r, l.clock, l.observed)
+	l.fill(group.AppendEmpty(), r, at)
 }
 
 func (l *logs) group(o owner) plog.LogRecordSlice {
@@ -83,25 +86,31 @@ func (l *logs) group(o owner) plog.LogRecordSlice {
 	return sl.LogRecords()
 }
 
-// fillLog maps a Record to a log record.
-func fillLog(lr plog.LogRecord, r *conn.Record, c *clock.Clock, observed time.Time) {
-	lr.SetTimestamp(pcommon.NewTimestampFromTime(c.Time(r.Time)))
-	lr.SetObservedTimestamp(pcommon.NewTimestampFromTime(observed))
+// fill maps a Record to a log record.
+func (l *logs) fill(lr plog.LogRecord, r *conn.Record, at link) {
+	lr.SetTimestamp(pcommon.NewTimestampFromTime(l.clock.Time(r.Time)))
+	lr.SetObservedTimestamp(pcommon.NewTimestampFromTime(l.observed))
 	lr.SetSeverityNumber(plog.SeverityNumberInfo)
+	lr.SetTraceID(at.trace)
+	lr.SetSpanID(at.span)
+	lr.SetFlags(plog.DefaultLogRecordFlags.WithIsSampled(at.sampled))
+	lr.SetEventName(eventNames[r.Kind])
 	m := lr.Attributes()
 	m.EnsureCapacity(maxAttributes)
 	putCommon(m, r)
 	switch r.Kind {
 	case event.Opened, event.Adopted:
-		lr.SetEventName(nameOpen)
 		putOpened(m, r)
 	case event.Closed:
-		lr.SetEventName(nameClose)
 		putClosed(m, r)
 	case event.Failed:
-		lr.SetEventName(nameFailed)
 		lr.SetSeverityNumber(plog.SeverityNumberWarn)
 		putFailed(m, r)
+	case event.Sampled:
+		putHeartbeat(m, r)
+	}
+	if l.legacy {
+		m.PutStr(attrEventName, eventNames[r.Kind])
 	}
 	lr.Body().SetStr(line(r))
 }

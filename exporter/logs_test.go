@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"flag"
 	"log/slog"
+	"math"
 	"net/netip"
 	"os"
 	"strings"
@@ -13,8 +14,11 @@ import (
 	"time"
 
 	gocmp "github.com/google/go-cmp/cmp"
+	"go.opentelemetry.io/collector/consumer"
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/plog"
+	"go.opentelemetry.io/collector/pdata/pmetric"
+	"go.opentelemetry.io/collector/pdata/ptrace"
 
 	"github.com/connspan/connspan/internal/clock"
 	"github.com/connspan/connspan/internal/conn"
@@ -36,10 +40,20 @@ func fixedClock(t testing.TB) *clock.Clock {
 	return c
 }
 
-func newTestLogs(t testing.TB, cfg LogsConfig, base pcommon.Map) *logs {
-	l := newLogs(cfg, base, fixedClock(t))
-	l.observed = epoch.Add(10 * time.Second)
-	return l
+// newTestSignals makes all three, without anybody to consume them.
+func newTestSignals(t testing.TB, change func(*Config)) *signals {
+	t.Helper()
+	cfg := NewDefaultConfig()
+	if change != nil {
+		change(&cfg)
+	}
+	if err := cfg.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	all := Consumers{Logs: make([]consumer.Logs, 1), Metrics: make([]consumer.Metrics, 1), Traces: make([]consumer.Traces, 1)}
+	s := newSignals(cfg, all, hostOnly(), fixedClock(t), epoch)
+	s.observe(epoch.Add(10 * time.Second))
+	return &s
 }
 
 func hostOnly() pcommon.Map {
@@ -61,6 +75,7 @@ func examples() []*event.Event {
 	curlClosed.Kind, curlClosed.Ordinal, curlClosed.Time = event.Closed, 2, 1_501_000_000
 	curlClosed.BytesSent, curlClosed.BytesReceived, curlClosed.SegsOut, curlClosed.SegsIn = 120, 5300, 7, 6
 	curlClosed.Retransmits, curlClosed.SRTT, curlClosed.MinRTT = 1, 480, 350
+	curlClosed.FirstFIN = 1_400_000_000
 	curlClosed.Closer, curlClosed.OldState, curlClosed.Flags = event.CloserLocal, event.FinWait2, event.HasISN|event.Dead|event.Shut
 
 	postgres := event.Event{
@@ -83,21 +98,38 @@ func examples() []*event.Event {
 		Local: netip.MustParseAddrPort("10.0.0.1:22"), Peer: netip.MustParseAddrPort("10.0.0.9:50000"),
 		Kind: event.Closed, OldState: event.LastAck, Flags: event.Preexisting | event.Dead | event.Shut | event.FINReceived,
 	}
-	return []*event.Event{&curl, &postgres, &refused, &postgresReset, &curlClosed, &old}
+	busy := postgres
+	busy.Cookie, busy.PeerISN, busy.Comm = 5, 0xfeed0003, event.Comm{'p', 'o', 's', 't', 'g', 'r', 'e', 's'}
+	busySampled := busy
+	busySampled.Kind, busySampled.Time, busySampled.OldState = event.Sampled, 5_000_000_000, event.Established
+	busySampled.BytesSent, busySampled.BytesReceived, busySampled.Retransmits, busySampled.SRTT = 1000, 2000, 3, 700
+	return []*event.Event{&curl, &postgres, &refused, &postgresReset, &curlClosed, &old, &busy, &busySampled}
 }
 
-func fill(l *logs, events []*event.Event) {
+func fill(s *signals, events []*event.Event) *conn.Table {
 	table := conn.NewTable()
 	for _, e := range events {
-		table.Apply(e, l.add)
+		table.Apply(e, s.add)
 	}
+	return table
 }
 
 // TestGolden: the same records give the same OTLP, octet for octet.
 func TestGolden(t *testing.T) {
-	l := newTestLogs(t, NewDefaultConfig().Logs, hostOnly())
-	fill(l, examples())
-	raw, err := (&plog.JSONMarshaler{}).MarshalLogs(l.take())
+	s := newTestSignals(t, func(c *Config) { c.Logs.Heartbeat, c.Metrics.Interval = time.Second, time.Second })
+	table := fill(s, examples())
+	table.Heartbeat(12e9, 1e9, s.heartbeat)
+	metrics := s.metrics.collect(epoch.Add(15*time.Second), table.Each)
+	logs, err := (&plog.JSONMarshaler{}).MarshalLogs(s.logs.take())
+	golden(t, "testdata/logs.json", logs, err)
+	spans, err := (&ptrace.JSONMarshaler{}).MarshalTraces(s.spans.take())
+	golden(t, "testdata/traces.json", spans, err)
+	points, err := (&pmetric.JSONMarshaler{}).MarshalMetrics(metrics)
+	golden(t, "testdata/metrics.json", points, err)
+}
+
+func golden(t *testing.T, file string, raw []byte, err error) {
+	t.Helper()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,18 +138,17 @@ func TestGolden(t *testing.T) {
 		t.Fatal(err)
 	}
 	got.WriteByte('\n')
-	const golden = "testdata/logs.json"
 	if *update {
-		if err := os.WriteFile(golden, got.Bytes(), 0o644); err != nil {
+		if err := os.WriteFile(file, got.Bytes(), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
-	want, err := os.ReadFile(golden)
+	want, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if d := gocmp.Diff(string(want), got.String()); d != "" {
-		t.Errorf("OTLP/JSON (-golden +made); go test -update writes it anew:\n%s", d)
+		t.Errorf("OTLP/JSON (-%s +made); go test -update writes it anew:\n%s", file, d)
 	}
 }
 
@@ -129,6 +160,8 @@ func TestLines(t *testing.T) {
 		"tcp.connection.close post\ufffdgres\ufffd[77] [2001:db8::2]:5432 <- [2001:db8::1]:4242 7.6ms sent=0 received=0 reset_received peer",
 		"tcp.connection.close curl[1234] 10.0.0.1:4242 -> 10.1.0.1:5432 1.5s sent=120 received=5300 fin local",
 		"tcp.connection.close 10.0.0.1:22 - 10.0.0.9:50000 sent=0 received=0 fin peer",
+		"tcp.connection.open postgres[77] [2001:db8::2]:5432 <- [2001:db8::1]:4242 200µs",
+		"tcp.connection.heartbeat postgres[77] [2001:db8::2]:5432 <- [2001:db8::1]:4242 5s sent=1000 received=2000",
 	}
 	var got []string
 	table := conn.NewTable()
@@ -145,33 +178,33 @@ func TestEventsAreChosen(t *testing.T) {
 		events []string
 		want   int
 	}{
-		{[]string{EventOpened, EventClosed, EventFailed}, 6},
-		{[]string{EventOpened}, 2},
+		{[]string{EventOpened, EventClosed, EventFailed}, 7},
+		{[]string{EventOpened}, 3},
 		{[]string{EventFailed}, 1},
 		{[]string{EventClosed}, 3},
 		{nil, 0},
 	}
 	for _, tt := range tests {
-		l := newTestLogs(t, LogsConfig{Events: tt.events}, hostOnly())
-		fill(l, examples())
-		if l.pending() != tt.want || l.take().LogRecordCount() != tt.want {
-			t.Errorf("events %v: %d records, want %d", tt.events, l.pending(), tt.want)
+		s := newTestSignals(t, func(c *Config) { c.Logs.Events, c.Traces.SampleRatio = tt.events, 0 })
+		fill(s, examples())
+		if s.pending() != tt.want || s.logs != nil && s.logs.take().LogRecordCount() != tt.want {
+			t.Errorf("events %v: %d records, want %d", tt.events, s.pending(), tt.want)
 		}
 	}
 }
 
 // TestGroups: one Resource for each process, also when an id is used again.
 func TestGroups(t *testing.T) {
-	l := newTestLogs(t, NewDefaultConfig().Logs, hostOnly())
+	s := newTestSignals(t, nil)
 	events := examples()
 	again := *events[0]
 	again.Cookie, again.OwnerStarted = 9, 6
-	fill(l, append(events, &again))
-	batch := l.take()
-	if n := batch.ResourceLogs().Len(); n != 4 {
-		t.Errorf("%d resources, want 4: curl, postgres, the unknown, the other process 1234", n)
+	fill(s, append(events, &again))
+	batch := s.logs.take()
+	if n := batch.ResourceLogs().Len(); n != 5 {
+		t.Errorf("%d resources, want 5: curl, postgres by two names, the unknown, the other process 1234", n)
 	}
-	if l.pending() != 0 || l.take().LogRecordCount() != 0 {
+	if s.logs.pending() != 0 || s.logs.take().LogRecordCount() != 0 {
 		t.Error("a batch that was taken is still there")
 	}
 }
@@ -227,6 +260,15 @@ func TestConfigValidate(t *testing.T) {
 		{"pending", func(c *Config) { c.Tracer.MaxPending = 0 }, "tracer::max_pending: 0, want 1000 to 100000000"},
 		{"audit", func(c *Config) { c.Tracer.Audit = 0 }, "tracer::audit: 0s, want 1s or more"},
 		{"event", func(c *Config) { c.Logs.Events = []string{"open"} }, `logs::events: "open", want opened, closed or failed`},
+		{"heartbeat", func(c *Config) { c.Logs.Heartbeat = time.Millisecond }, "logs::heartbeat: 1ms, want 0s (never), or 1s or more"},
+		{"metrics interval", func(c *Config) { c.Metrics.Interval = time.Millisecond }, "metrics::interval: 1ms, want 0s (never), or 1s or more"},
+		{"temporality", func(c *Config) { c.Metrics.Temporality = "lowmemory" }, `metrics::temporality: "lowmemory", want cumulative or delta`},
+		{"histogram", func(c *Config) { c.Metrics.Histogram = "summary" }, `metrics::histogram: "summary", want explicit or exponential`},
+		{"metric attribute", func(c *Config) { c.Metrics.Attributes = []string{"process.pid"} }, `metrics::attributes: "process.pid", want some of network.tcp.handshake.role, network.type, server.port, process.executable.name, server.address`},
+		{"series", func(c *Config) { c.Metrics.MaxSeries = 0 }, "metrics::max_series: 0, want 1 to 1000000"},
+		{"expiry", func(c *Config) { c.Metrics.ExpireAfter = time.Second }, "metrics::expire_after: 1s, want metrics::interval (15s) or more"},
+		{"sampling", func(c *Config) { c.Traces.SampleRatio = math.NaN() }, "traces::sample_ratio: NaN, want 0 to 1"},
+		{"pairing", func(c *Config) { c.Traces.Pairing = "both" }, `traces::pairing: "both", want both_ends or none`},
 		{"attribute", func(c *Config) { c.Resource.Attributes = map[string]string{"": "x"} }, "resource::attributes: an empty name, want one"},
 	}
 	for _, tt := range tests {
@@ -269,20 +311,39 @@ func TestSize(t *testing.T) {
 	}
 }
 
-func BenchmarkLogs(b *testing.B) {
-	l := newTestLogs(b, NewDefaultConfig().Logs, hostOnly())
-	events := examples()
-	table := conn.NewTable()
-	b.ReportAllocs()
-	for b.Loop() {
-		for _, e := range events {
-			table.Apply(e, l.add)
-		}
-		if l.pending() >= batchRecords {
-			l.take()
-		}
+// BenchmarkSignals is the mapping of six records, to each signal alone and to all.
+func BenchmarkSignals(b *testing.B) {
+	for _, bm := range []struct {
+		name   string
+		change func(*Config)
+	}{
+		{"logs", func(c *Config) { c.Metrics.Interval, c.Traces.SampleRatio = 0, 0 }},
+		{"metrics", func(c *Config) { c.Logs.Events, c.Traces.SampleRatio = nil, 0 }},
+		{"traces", func(c *Config) { c.Logs.Events, c.Metrics.Interval = nil, 0 }},
+		{"all", nil},
+	} {
+		b.Run(bm.name, func(b *testing.B) {
+			s := newTestSignals(b, bm.change)
+			events := examples()
+			table := conn.NewTable()
+			b.ReportAllocs()
+			for b.Loop() {
+				for _, e := range events {
+					table.Apply(e, s.add)
+				}
+				if s.pending() < batchRecords {
+					continue
+				}
+				if s.logs != nil {
+					s.logs.take()
+				}
+				if s.spans != nil {
+					s.spans.take()
+				}
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(events)), "ns/record")
+		})
 	}
-	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(events)), "ns/record")
 }
 
 // TestMalformedSamples: what cannot be a record is counted, and goes no further.

@@ -22,7 +22,7 @@ type loss struct {
 	list      *probe.List // taken, waiting for the stream to reach it
 	said      rarely
 
-	saidGap, saidViolation rarely
+	saidLoss, saidGap, saidViolation rarely
 }
 
 func newLoss(cpus int, logger *slog.Logger) *loss {
@@ -43,6 +43,15 @@ func (l *loss) gap(g merge.Gap) {
 	}
 	l.logger.Warn("events lost", "cpu", g.CPU, "missing", g.Missing,
 		"between", time.Duration(g.After), "and", time.Duration(g.Before), "missing_total", l.missing)
+}
+
+// notice says that events were lost for which no repair has begun, wherever they are missing: a CPU
+// that has no further event shows no gap.
+func (l *loss) notice(lost uint64) {
+	if lost == l.seen || !l.saidLoss.again() {
+		return
+	}
+	l.logger.Warn("events lost, to be repaired from the kernel's own sockets", "lost", lost-l.seen, "lost_total", lost)
 }
 
 // outOfStep says which event does not follow the last one of its socket. Gaps come with losses; a
@@ -73,15 +82,29 @@ func (l *loss) complain(what string, err error) {
 // adopt takes in the connections that are older than the tracer. The programs are attached by now,
 // so none can slip through between what is found and what is traced.
 func (x *Exporter) adopt(ctx context.Context) error {
-	if err := x.tracer.Remember(); err != nil {
+	if err := x.remember(ctx); err != nil {
 		return err
 	}
 	return x.pay(ctx)
 }
 
+// remember finds the sockets of which nothing is known, and who has them open.
+func (x *Exporter) remember(ctx context.Context) error {
+	return x.tracer.Remember(func() error { return x.round(ctx) })
+}
+
 // pay has the openings told that are owed.
 func (x *Exporter) pay(ctx context.Context) error {
 	return x.tracer.Adopt(func() error { return x.round(ctx) })
+}
+
+// idle is how long the reader may sleep while nothing happens: no longer than between any two rounds
+// as long as a repair is to begin, or it or a sample to be completed.
+func (x *Exporter) idle() time.Duration {
+	if x.loss.list != nil || x.samples.to != 0 || x.tracer.Lost() != x.loss.seen {
+		return min(x.cfg.Tracer.Interval, sleepAtMost)
+	}
+	return sleepAtMost
 }
 
 // repair looks at the kernel's own sockets again when events have been lost, and now and then anyway,
@@ -90,21 +113,23 @@ func (x *Exporter) pay(ctx context.Context) error {
 // calls for another one.
 func (x *Exporter) repair(ctx context.Context) {
 	lost := x.tracer.Lost()
+	x.loss.notice(lost)
 	since := time.Since(x.loss.compared)
 	if x.loss.list != nil || since < repairEvery || lost == x.loss.seen && since < x.cfg.Tracer.Audit {
 		return
 	}
 	x.loss.compared = time.Now()
-	if err := x.compare(ctx); err != nil {
+	if err := x.compare(ctx, lost == x.loss.seen); err != nil {
 		x.loss.complain("comparing with the kernel's own sockets", err)
 		return
 	}
 	x.loss.seen = lost
 }
 
-func (x *Exporter) compare(ctx context.Context) (err error) {
-	if unstored := x.tracer.Unstored(); unstored != x.loss.unstored {
-		if err := x.tracer.Remember(); err != nil {
+// compare also looks for workers that serve what their listener's process has accepted, in an audit.
+func (x *Exporter) compare(ctx context.Context, audit bool) (err error) {
+	if unstored := x.tracer.Unstored(); audit || unstored != x.loss.unstored {
+		if err := x.remember(ctx); err != nil {
 			return err
 		}
 		x.loss.unstored = unstored
@@ -124,5 +149,5 @@ func (x *Exporter) reconcile() {
 		return
 	}
 	x.loss.list = nil
-	x.table.Reconcile(l.From, l.To, l.Has, x.logs.add)
+	x.table.Reconcile(l.From, l.To, l.Has, x.signals.add)
 }

@@ -2,12 +2,14 @@ package exporter
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
 
+	"github.com/google/uuid"
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/sdk/resource"
@@ -54,6 +56,23 @@ type owner struct {
 
 func ownerOf(e *event.Event) owner { return owner{e.PID, e.UID, e.OwnerStarted, e.Comm} }
 
+// instance names the process among all on all hosts, so that two of one service are two.
+func (o owner) instance(base pcommon.Map) string {
+	var host string
+	if id, ok := base.Get(string(semconv.HostIDKey)); ok {
+		host = id.AsString()
+	} else if name, ok := base.Get(string(semconv.HostNameKey)); ok {
+		host = name.AsString()
+	}
+	b := append([]byte(host), 0)
+	b = binary.BigEndian.AppendUint32(b, o.pid)
+	b = binary.BigEndian.AppendUint64(b, o.started)
+	return uuid.NewSHA1(instances, b).String()
+}
+
+// instances is the namespace of the service.instance.id that semantic conventions set.
+var instances = uuid.MustParse("4d63009a-8d0f-11ee-aad7-4c796ed8e320")
+
 // fillResource describes the process that owns a connection. What cfg sets stays.
 func (o owner) fillResource(m, base pcommon.Map) {
 	base.CopyTo(m)
@@ -64,6 +83,7 @@ func (o owner) fillResource(m, base pcommon.Map) {
 	if _, set := m.Get(string(semconv.ServiceNameKey)); !set {
 		m.PutStr(string(semconv.ServiceNameKey), name)
 	}
+	m.PutStr(string(semconv.ServiceInstanceIDKey), o.instance(base))
 	m.PutInt(string(semconv.ProcessPIDKey), int64(o.pid))
 	m.PutStr(string(semconv.ProcessExecutableNameKey), name)
 }

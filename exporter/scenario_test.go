@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
 	"testing"
 	"time"
@@ -52,7 +53,9 @@ func TestScenario(t *testing.T) {
 			end{"reset_received", "peer", "connection_reset"},
 			end{"reset_sent", "local", "connection_aborted"},
 		},
-		{"client killed", actor.Plan{Listen: "127.0.0.1:0", How: actor.Killed}, orderly["local"], orderly["peer"]},
+		{"other user", actor.Plan{Listen: "127.0.0.1:0", User: 65534, How: actor.ClientCloses}, orderly["local"], orderly["peer"]},
+		{"client killed", actor.Plan{Listen: "127.0.0.1:0", How: actor.ClientKilled}, orderly["local"], orderly["peer"]},
+		{"server killed", actor.Plan{Listen: "127.0.0.1:0", How: actor.ServerKilled}, orderly["peer"], orderly["local"]},
 	}
 	for _, tt := range tests {
 		tt.plan.Request, tt.plan.Reply = 120, 5300
@@ -64,19 +67,22 @@ func TestScenario(t *testing.T) {
 			listening := server.Report().Local
 			tt.plan.Connect = netip.AddrPortFrom(loopback(listening), listening.Port()).String()
 			client := actor.Start(t, "client", tt.plan)
-			began := act(client, tt.plan.How)
-			server.Report()
-			server.Wait()
-			check(t, tr, tt.plan, began, ends{client.PID(), server.PID(), tt.client, tt.server})
+			victim := map[actor.How]*actor.Process{actor.ClientKilled: client, actor.ServerKilled: server}[tt.plan.How]
+			began := act(client, victim)
+			if victim != server {
+				server.Report()
+				server.Wait()
+			}
+			check(t, tr, tt.plan, began, expectation{client.PID(), server.PID(), tt.client, tt.server})
 		})
-		if tt.plan.How == actor.Killed {
-			continue // the server would be killed too
+		if tt.plan.How == actor.ClientKilled || tt.plan.How == actor.ServerKilled {
+			continue // the other would be killed too
 		}
 		t.Run(tt.name+"/one process", func(t *testing.T) {
 			both := actor.Start(t, "pair", tt.plan)
-			began := act(both, tt.plan.How)
+			began := act(both, nil)
 			both.Wait()
-			check(t, tr, tt.plan, began, ends{both.PID(), both.PID(), tt.client, tt.server})
+			check(t, tr, tt.plan, began, expectation{both.PID(), both.PID(), tt.client, tt.server})
 		})
 	}
 }
@@ -89,29 +95,31 @@ func loopback(listening netip.AddrPort) netip.Addr {
 	return netip.MustParseAddr("127.0.0.1")
 }
 
-// act leads a client through its connection and gives its reports as one.
-func act(client *actor.Process, how actor.How) actor.Report {
+// act leads a client through its connection and gives its reports as one. The victim, if there is
+// one, is killed when the client has the reply.
+func act(client, victim *actor.Process) actor.Report {
 	r := client.Report()
 	client.Cue()
-	if how == actor.Killed {
-		time.Sleep(50 * time.Millisecond)
+	if victim != nil {
+		client.Report()
 		r.Closing = time.Now().UnixNano()
-		client.Kill()
+		victim.Kill()
 		r.Ended = time.Now().UnixNano()
-		return r
 	}
-	last := client.Report()
-	r.Closing, r.Ended = last.Closing, last.Ended
+	if victim != client {
+		last := client.Report()
+		r.Closing, r.Ended = last.Closing, last.Ended
+	}
 	return r
 }
 
-type ends struct {
+type expectation struct {
 	clientPID, serverPID int
 	client, server       end
 }
 
 // check holds what was told of one connection against what its processes know.
-func check(t *testing.T, tr *trace, plan actor.Plan, truth actor.Report, want ends) {
+func check(t *testing.T, tr *trace, plan actor.Plan, truth actor.Report, want expectation) {
 	t.Helper()
 	pids := []int{want.clientPID}
 	if want.serverPID != want.clientPID {
@@ -119,15 +127,18 @@ func check(t *testing.T, tr *trace, plan actor.Plan, truth actor.Report, want en
 	}
 	got := tr.await(4, pids...)
 	sent, received := int64(plan.Request), int64(plan.Reply)
-	opened := func(pid int, source, role string, local, peer netip.AddrPort) told {
-		return told{Event: nameOpen, PID: int64(pid), Process: "exporter.test", OwnerSource: source, Role: role, Local: local, Peer: peer}
+	opened := func(pid, user int, source, role string, local, peer netip.AddrPort) told {
+		return told{
+			Event: nameOpen, PID: int64(pid), Process: "exporter.test", User: int64(user), NetNS: int64(truth.NetNS),
+			OwnerSource: source, Role: role, Local: local, Peer: peer,
+		}
 	}
 	closed := func(o told, sent, received int64, e end) told {
 		o.Event, o.Sent, o.Received, o.Reason, o.Initiator, o.Error = nameClose, sent, received, e.Reason, e.Initiator, e.Error
 		return o
 	}
-	client := opened(want.clientPID, "connect", "client", truth.Local, truth.Peer)
-	server := opened(want.serverPID, "listen", "server", truth.Peer, truth.Local)
+	client := opened(want.clientPID, truth.User, "connect", "client", truth.Local, truth.Peer)
+	server := opened(want.serverPID, os.Getuid(), "listen", "server", truth.Peer, truth.Local)
 	wanted := []told{client, closed(client, sent, received, want.client), server, closed(server, received, sent, want.server)}
 	sorted := slices.Clone(got)
 	slices.SortStableFunc(sorted, func(a, b told) int { return cmp.Compare(a.Role, b.Role) })
@@ -135,6 +146,18 @@ func check(t *testing.T, tr *trace, plan actor.Plan, truth actor.Report, want en
 		t.Fatalf("records (-want +told):\n%s", d)
 	}
 	checkTimes(t, sorted, truth)
+	checkSegments(t, sorted)
+}
+
+// checkSegments: packets went both ways, and loopback loses none.
+func checkSegments(t *testing.T, records []told) {
+	t.Helper()
+	for _, r := range records {
+		if r.Event == nameClose && (r.segments[0] < 1 || r.segments[1] < 1 || r.resent != 0 || r.rtt <= 0) {
+			t.Errorf("%s: %d segments sent and received, %d of them again, round-trip time %v s; want some, none and a time",
+				r.Role, r.segments, r.resent, r.rtt)
+		}
+	}
 }
 
 // checkTimes holds the times of both ends against those that the client measured around its calls.
@@ -224,7 +247,8 @@ func TestScenarioBlackhole(t *testing.T) {
 func checkFailed(t *testing.T, got []told, truth actor.Report, pid int, peer netip.AddrPort, errorType string) {
 	t.Helper()
 	want := []told{{
-		Event: nameFailed, PID: int64(pid), Process: "exporter.test", OwnerSource: "connect", Role: "client",
+		Event: nameFailed, PID: int64(pid), Process: "exporter.test", User: int64(truth.User), NetNS: int64(truth.NetNS),
+		OwnerSource: "connect", Role: "client",
 		Local: got[0].Local, Peer: peer, Error: errorType,
 	}}
 	if d := gocmp.Diff(want, got, cmpopts.IgnoreUnexported(told{}), cmpopts.EquateComparable(netip.AddrPort{})); d != "" {
@@ -287,7 +311,7 @@ func TestScenarioDisconnect(t *testing.T) {
 func TestScenarioComm(t *testing.T) {
 	tr := startTrace(t, nil)
 	p := actor.Start(t, "pair", actor.Plan{Listen: "127.0.0.1:0", How: actor.ClientCloses, Comm: []byte("a\xff\x1b[31m\nb")})
-	act(p, actor.ClientCloses)
+	act(p, nil)
 	p.Wait()
 	for _, r := range tr.await(4, p.PID()) {
 		if r.Role == "client" && r.Process != "a\ufffd\ufffd[31m\ufffdb" {

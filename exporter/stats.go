@@ -7,12 +7,12 @@ import (
 	"github.com/connspan/connspan/internal/probe"
 )
 
-// Stats are totals since New, but for Open and Pending. Nothing is lost without being counted in
-// one of them:
+// Stats are totals since New, but for Open, Pending and WatermarkLag. Nothing is lost without being
+// counted in one of them:
 //
 //	happened = Read + Lost, while Corrupt is 0
 //	Read = Released + Pending + Malformed
-//	Released = Opened + Closed + Failed + Adopted + Repeated
+//	Released = Opened + Closed + Failed + Adopted + Repeated + Sampled
 //	Opened + Adopted = Open + Closed - Strays + Synthesized, while Gaps and Violations are 0
 type Stats struct {
 	Opened      uint64 // connections that reached ESTABLISHED
@@ -20,8 +20,9 @@ type Stats struct {
 	Failed      uint64
 	Adopted     uint64 // connections found open: older than the tracer, or their opening was lost
 	Repeated    uint64 // connections found open that were known
+	Sampled     uint64 // totals of an open connection, read while it is open
 	Strays      uint64 // of Closed: not known to be open
-	Synthesized uint64 // connections found gone whose end was lost
+	Synthesized uint64 // connections found gone, or their socket used again, whose end was lost
 	Open        int    // connections open now
 	Read        uint64 // events read from the rings
 	Lost        uint64 // events for which a ring had no room, tries to adopt among them
@@ -35,33 +36,78 @@ type Stats struct {
 	Late        uint64 // of Released: behind a younger one
 	Gaps        uint64 // events that a connection's own numbering shows to be missing
 	Violations  uint64 // events behind a later one of the same connection; 0 unless the order is broken
-	Refused     uint64 // log records that a consumer did not take, counted once for each
+	Told
+	CPUs []CPUStats // of every possible CPU
+	// Misses is how often the kernel skipped the first program because it was running on that CPU; the
+	// second one saw to what it missed (CPUStats.Rescued).
+	Misses uint64
+	// WatermarkLag is how far behind its round's time the stream was released: how long a CPU has been
+	// asleep inside the tracer, if it is more than the guard.
+	WatermarkLag time.Duration
 }
 
-// Stats reads the totals.
+// CPUStats are the events of one CPU. Numbered = Submitted + RingFull + NoRing once nothing moves.
+type CPUStats struct {
+	Numbered  uint64 // events that got a number
+	Submitted uint64 // put into the ring
+	RingFull  uint64 // lost: no room in the ring
+	NoRing    uint64 // lost: no ring for this CPU
+	NoStorage uint64 // state changes for which the kernel had no memory
+	Excluded  uint64 // events of this process's own connections
+	Rescued   uint64 // state changes that the first program missed and the second saw to
+}
+
+// Told is what was given to the consumers, and what of it they did not take, counted once for each of
+// them.
+type Told struct {
+	LogRecords, RefusedLogRecords uint64
+	Heartbeats                    uint64 // of LogRecords
+	DataPoints, RefusedDataPoints uint64
+	Spans, RefusedSpans           uint64
+}
+
+// Refused is everything that a consumer did not take.
+func (t Told) Refused() uint64 { return t.RefusedLogRecords + t.RefusedDataPoints + t.RefusedSpans }
+
+// Stats gives the totals as of the last round of reading, at most a second ago while Run runs; what
+// the programs could not submit, as of now. It may be called concurrently with Run.
 func (x *Exporter) Stats() (Stats, error) {
+	s := *x.stats.Load()
 	kernel, err := x.tracer.Stats()
 	if err != nil {
 		return Stats{}, err
 	}
-	total, merged, table := kernel.Total(), x.merge.Stats(), x.table.Stats()
-	return Stats{
+	total := kernel.Total()
+	s.Lost, s.Unseen, s.Excluded = total.RingFull+total.NoRing, total.NoStorage, total.Excluded
+	s.Misses = kernel.Misses
+	s.CPUs = make([]CPUStats, len(kernel.CPU))
+	for i, c := range kernel.CPU {
+		s.CPUs[i] = CPUStats(c)
+	}
+	return s, nil
+}
+
+// publish is how Stats hears of a round at time now.
+func (x *Exporter) publish(now uint64) {
+	merged, table := x.merge.Stats(), x.table.Stats()
+	read, corrupt := x.tracer.Read()
+	s := &Stats{
 		Opened: table.Opened, Closed: table.Closed, Failed: table.Failed, Adopted: table.Adopted,
-		Repeated: table.Repeated, Strays: table.Strays, Synthesized: table.Synthesized, Open: table.Open,
-		Missing: x.loss.missing,
-		Read:    kernel.Read, Lost: total.RingFull + total.NoRing, Unseen: total.NoStorage, Excluded: total.Excluded,
-		Malformed: x.malformed, Corrupt: kernel.Corrupt,
+		Repeated: table.Repeated, Sampled: table.Sampled, Strays: table.Strays, Synthesized: table.Synthesized,
+		Open: table.Open, Missing: x.loss.missing, Read: read, Malformed: x.malformed, Corrupt: corrupt,
 		Released: merged.Released, Pending: merged.Pending, Late: merged.Late,
-		Gaps: table.Gaps, Violations: table.Violations,
-		Refused: x.refusals.records,
-	}, nil
+		Gaps: table.Gaps, Violations: table.Violations, Told: x.told,
+	}
+	if merged.Watermark != 0 && now > merged.Watermark {
+		s.WatermarkLag = time.Duration(now - merged.Watermark)
+	}
+	x.stats.Store(s)
 }
 
 // refusals counts what consumers refuse, and says so without flooding the log.
 type refusals struct {
-	logger  *slog.Logger
-	records uint64
-	said    rarely
+	logger *slog.Logger
+	said   rarely
 }
 
 // rarely is for what may happen with every event and is to be said once in a while.
@@ -80,12 +126,12 @@ func (r *rarely) again() bool {
 
 func newRefusals(logger *slog.Logger) *refusals { return &refusals{logger: logger} }
 
-func (r *refusals) add(n uint64, err error) {
-	r.records += n
+func (r *refusals) add(total *uint64, n uint64, err error) {
+	*total += n
 	if !r.said.again() {
 		return
 	}
-	r.logger.Warn("a consumer refused log records", "error", err, "refused", r.records)
+	r.logger.Warn("a consumer refused what it was given", "error", err, "refused", n, "refused_total", *total)
 }
 
 // A Need is something that tracing cannot do without.

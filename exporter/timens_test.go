@@ -29,10 +29,10 @@ func TestTimeNamespace(t *testing.T) {
 	checkShifted(t)
 	tr := startTrace(t, nil)
 	plan := actor.Plan{Listen: "127.0.0.1:0", Request: 120, Reply: 5300, How: actor.ClientCloses}
-	orderly := ends{client: end{"fin", "local", ""}, server: end{"fin", "peer", ""}}
+	orderly := expectation{client: end{"fin", "local", ""}, server: end{"fin", "peer", ""}}
 	for range 20 {
 		p := actor.Start(t, "pair", plan)
-		truth := act(p, plan.How)
+		truth := act(p, nil)
 		p.Wait()
 		tr.awaitWithin(5*time.Second, 4, p.PID())
 		orderly.clientPID, orderly.serverPID = p.PID(), p.PID()

@@ -2,14 +2,18 @@ package exporter
 
 import (
 	"context"
+	"io"
 	"log/slog"
 	"net/netip"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"go.opentelemetry.io/collector/consumer"
 	"go.opentelemetry.io/collector/pdata/plog"
+	"golang.org/x/sys/unix"
 )
 
 // told is a log record as a test compares it, with the attributes that say who, whom and how.
@@ -17,6 +21,8 @@ type told struct {
 	Event       string
 	PID         int64
 	Process     string
+	User        int64 // -1 absent
+	NetNS       int64
 	OwnerSource string
 	Role        string
 	Local, Peer netip.AddrPort
@@ -32,12 +38,17 @@ type told struct {
 	at        time.Time
 	duration  float64 // s; -1 absent
 	handshake float64 // s; -1 absent
+	rtt       float64 // s; -1 absent
+	segments  [2]int64
+	resent    int64
 }
 
 // trace runs an Exporter into memory until the test ends.
 type trace struct {
 	t       testing.TB
 	x       *Exporter
+	said    output       // what it has logged
+	reader  atomic.Int32 // the thread that reads
 	mu      sync.Mutex
 	records []told
 	block   chan struct{} // while it is there and open, the consumer blocks, and with it the reader
@@ -47,6 +58,12 @@ type trace struct {
 }
 
 func startTrace(t testing.TB, change func(*Config)) *trace {
+	t.Helper()
+	return startTraceOn(t, allowedCPUs(t), change)
+}
+
+// startTraceOn has the reader run on these CPUs alone.
+func startTraceOn(t testing.TB, cpus []int, change func(*Config)) *trace {
 	t.Helper()
 	cfg := NewDefaultConfig()
 	cfg.Tracer.Interval = 5 * time.Millisecond
@@ -59,19 +76,19 @@ func startTrace(t testing.TB, change func(*Config)) *trace {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tr.x, err = New(cfg, Consumers{Logs: []consumer.Logs{sink}}, slog.New(slog.NewTextHandler(t.Output(), nil)))
+	tr.x, err = New(cfg, Consumers{Logs: []consumer.Logs{sink}}, slog.New(slog.NewTextHandler(io.MultiWriter(t.Output(), &tr.said), nil)))
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- tr.x.Run(ctx) }()
+	go func() { ended <- tr.run(ctx, cpus) }()
 	tr.stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-ended; err != nil {
 			t.Errorf("running: %v", err)
 		}
-		tr.check()
+		tr.stats = checkBalance(t, tr.x, uint64(len(tr.records)))
 		if err := tr.x.Close(); err != nil {
 			t.Error(err)
 		}
@@ -80,19 +97,44 @@ func startTrace(t testing.TB, change func(*Config)) *trace {
 	return tr
 }
 
-// check holds the counters of every stage against each other once nothing moves any more.
-func (tr *trace) check() {
-	tr.t.Helper()
-	s, err := tr.x.Stats()
-	if err != nil {
-		tr.t.Error(err)
+// run reads with a thread of its own.
+func (tr *trace) run(ctx context.Context, cpus []int) error {
+	if err := runOn(cpus); err != nil {
+		return err
 	}
-	tr.stats = s
-	if s.Read != s.Released+uint64(s.Pending)+s.Malformed || s.Released != s.Opened+s.Closed+s.Failed+s.Adopted+s.Repeated {
-		tr.t.Errorf("counters do not add up: %+v", s)
-	}
-	if s.Violations != 0 || s.Late != 0 || s.Malformed != 0 {
-		tr.t.Errorf("order broken: %+v", s)
+	tr.reader.Store(int32(unix.Gettid()))
+	return tr.x.Run(ctx)
+}
+
+// output is a text that one goroutine writes while others read it.
+type output struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (o *output) Write(b []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.Write(b)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.String()
+}
+
+// stand has the reader stand still, with its next batch, until the function that it gives is called.
+func (tr *trace) stand() (goOn func()) {
+	block := make(chan struct{})
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	tr.block = block
+	return func() {
+		tr.mu.Lock()
+		defer tr.mu.Unlock()
+		tr.block = nil
+		close(block)
 	}
 }
 
@@ -141,19 +183,26 @@ func read(lr plog.LogRecord) told {
 		v, ok := m.Get(key)
 		return ok && v.Bool()
 	}
+	user := func() int64 {
+		if v, ok := m.Get(attrUser); ok {
+			return v.Int()
+		}
+		return -1
+	}
 	end := func(addr, port string) netip.AddrPort {
 		a, _ := netip.ParseAddr(str(addr))
 		return netip.AddrPortFrom(a, uint16(num(port)))
 	}
 	return told{
-		Event: lr.EventName(), PID: num(attrPID), Process: str(attrExecutable), OwnerSource: str(attrOwnerSource),
-		Role:  str(attrRole),
+		Event: lr.EventName(), PID: num(attrPID), Process: str(attrExecutable), User: user(), NetNS: num(attrNetNS),
+		OwnerSource: str(attrOwnerSource), Role: str(attrRole),
 		Local: end(attrLocalAddr, attrLocalPort), Peer: end(attrPeerAddr, attrPeerPort),
 		Sent: num(attrBytesSent), Received: num(attrBytesRecv),
 		Reason: str(attrReason), Initiator: str(attrInitiator), Error: str(attrErrorType),
 		Preexisting: flag(attrPreexisting), Synthesized: flag(attrSynthesized),
 		id: str(attrConnectionID), at: lr.Timestamp().AsTime(),
-		duration: seconds(attrDuration), handshake: seconds(attrHandshake),
+		duration: seconds(attrDuration), handshake: seconds(attrHandshake), rtt: seconds(attrRTT),
+		segments: [2]int64{num(attrSegsSent), num(attrSegsRecv)}, resent: num(attrRetransmits),
 	}
 }
 

@@ -25,6 +25,7 @@ type Plan struct {
 	Reply       int    // octets from server to client
 	How         How    // how the connection ends
 	Comm        []byte // name that the process gives itself
+	User        int    // that the process becomes; 0: it stays who it is
 	Connections int    // of a crowd, of a holder
 	Workers     int    // of a crowd
 }
@@ -39,12 +40,15 @@ const (
 	HalfClose    How = "client shuts down its sending side, the reply comes, server closes"
 	ClientResets How = "client closes with SO_LINGER 0"
 	ServerUnread How = "server closes without having read the request"
-	Killed       How = "client waits to be killed"
+	ClientKilled How = "client waits to be killed, with the reply read"
+	ServerKilled How = "server waits to be killed, with the reply read by the client"
 )
 
 // A Report is what an actor knows to be true. Times are Unix nanoseconds.
 type Report struct {
 	PID       int
+	User      int
+	NetNS     uint64 // inode of the network namespace
 	Local     netip.AddrPort
 	Peer      netip.AddrPort
 	Began     int64 // before connect or listen
@@ -131,11 +135,17 @@ func (p Plan) awaitUnread(c *net.TCPConn) error {
 	}
 }
 
-// connect reports when its connection is open, waits for a cue, goes on and reports again.
+// connect reports when its connection is open, waits for a cue, goes on and reports again; where a
+// process is to be killed, also when it is time to.
 func connect(p Plan, s *stage) error {
 	if p.Comm != nil {
 		if err := rename(p.Comm); err != nil {
 			return err
+		}
+	}
+	if p.User != 0 {
+		if err := unix.Setuid(p.User); err != nil {
+			return fmt.Errorf("becoming user %d: %w", p.User, err)
 		}
 	}
 	r := Report{Began: now()}
@@ -151,7 +161,7 @@ func connect(p Plan, s *stage) error {
 	if err := s.cue(); err != nil {
 		return err
 	}
-	if r.Closing, err = p.ask(fd); err != nil {
+	if r.Closing, err = p.ask(fd, s); err != nil {
 		return err
 	}
 	r.Ended = now()
@@ -240,7 +250,7 @@ func addrPort(sa unix.Sockaddr) netip.AddrPort {
 }
 
 // ask is the client's side, up to and with the end. It says when the end began.
-func (p Plan) ask(fd int) (closing int64, err error) {
+func (p Plan) ask(fd int, s *stage) (closing int64, err error) {
 	if err := write(fd, p.Request); err != nil {
 		return 0, fmt.Errorf("writing the request: %w", err)
 	}
@@ -266,15 +276,29 @@ func (p Plan) ask(fd int) (closing int64, err error) {
 	switch p.How {
 	case ClientCloses:
 		closing = now()
+	case ClientKilled, ServerKilled:
+		closing = now()
+		if err := s.report(Report{Closing: closing}); err != nil {
+			return 0, err
+		}
+		if err := p.awaitKill(fd, s); err != nil {
+			return 0, err
+		}
 	case ClientResets:
 		closing = now()
 		if err := unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}); err != nil {
 			return 0, err
 		}
-	case Killed:
-		select {}
 	}
 	return closing, unix.Close(fd)
+}
+
+// awaitKill goes on when the server has been killed, and never where the client is to be.
+func (p Plan) awaitKill(fd int, s *stage) error {
+	if p.How == ClientKilled {
+		return s.cue()
+	}
+	return read(fd, 1)
 }
 
 func write(fd, n int) error {
@@ -475,7 +499,7 @@ func crowd(p Plan, s *stage) error {
 			for range tasks {
 				fd, err := p.dial()
 				if err == nil {
-					_, err = p.ask(fd)
+					_, err = p.ask(fd, s)
 				}
 				if err != nil {
 					select {
@@ -506,8 +530,9 @@ func crowd(p Plan, s *stage) error {
 	return errors.Join(l.Close(), s.report(r))
 }
 
-// hold keeps so many connections open, both ends in this process, and reports them. With each cue it
-// closes every other one of them, opens as many new ones, and reports again.
+// hold keeps so many connections open, both ends in this process, has a request and a reply go through
+// each, and reports them. With each cue it closes every other one of them, opens as many new ones, and
+// does so again.
 func hold(p Plan, s *stage) error {
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
@@ -533,6 +558,9 @@ func hold(p Plan, s *stage) error {
 		}
 		r := Report{Local: l.Addr().(*net.TCPAddr).AddrPort()}
 		for _, c := range held {
+			if err := p.exchange(c); err != nil {
+				return err
+			}
 			r.Open = append(r.Open, c.client.LocalAddr().(*net.TCPAddr).AddrPort())
 		}
 		if err := s.report(r); err != nil {
@@ -557,6 +585,22 @@ func hold(p Plan, s *stage) error {
 
 // holding is both ends of a connection.
 type holding struct{ client, server net.Conn }
+
+// exchange has a request and a reply go through the connection.
+func (p Plan) exchange(c holding) error {
+	for _, way := range []struct {
+		from, to net.Conn
+		octets   int
+	}{{c.client, c.server, p.Request}, {c.server, c.client, p.Reply}} {
+		if _, err := way.from.Write(make([]byte, way.octets)); err != nil {
+			return err
+		}
+		if _, err := io.ReadFull(way.to, make([]byte, way.octets)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 func open(l net.Listener) (holding, error) {
 	client, err := net.Dial("tcp", l.Addr().String())

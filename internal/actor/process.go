@@ -12,6 +12,8 @@ import (
 	"os"
 	"os/exec"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 const nameEnv, planEnv = "CONNSPAN_ACTOR", "CONNSPAN_ACTOR_PLAN"
@@ -42,7 +44,12 @@ type stage struct {
 }
 
 func (s *stage) report(r Report) error {
-	r.PID = os.Getpid()
+	// The thread's, for an actor may have made a namespace for it.
+	var netns unix.Stat_t
+	if err := unix.Stat("/proc/thread-self/ns/net", &netns); err != nil {
+		return fmt.Errorf("looking at the network namespace: %w", err)
+	}
+	r.PID, r.User, r.NetNS = os.Getpid(), os.Getuid(), netns.Ino
 	return s.out.Encode(r)
 }
 

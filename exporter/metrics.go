@@ -1,0 +1,426 @@
+package exporter
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+
+	"go.opentelemetry.io/collector/pdata/pcommon"
+	"go.opentelemetry.io/collector/pdata/pmetric"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+
+	"github.com/connspan/connspan/internal/clock"
+	"github.com/connspan/connspan/internal/conn"
+	"github.com/connspan/connspan/internal/event"
+)
+
+// The metrics, by their place in metrics.instruments.
+const (
+	metricDuration = iota
+	metricHandshake
+	metricRTT
+	metricActive
+	metricOpened
+	metricClosed
+	metricFailed
+	metricIO
+	metricRetransmits
+)
+
+// shape is what sort of instrument a metric is.
+type shape int
+
+const (
+	shapeCounter shape = iota
+	shapeUpDownCounter
+	shapeHistogram
+)
+
+// instrument is a metric and its series, in the order of their first appearance.
+type instrument struct {
+	name, unit, description string
+	shape                   shape
+
+	series   []*series
+	index    map[labels]*series
+	overflow *series // what came when there were max_series; nil: nothing
+}
+
+func instruments() []instrument {
+	return []instrument{
+		{name: "tcp.connection.duration", unit: "s", description: "How long connections lasted, told when they are over.", shape: shapeHistogram},
+		{name: "tcp.connection.handshake.duration", unit: "s", description: "How long the handshakes of connections took.", shape: shapeHistogram},
+		{name: "tcp.connection.rtt", unit: "s", description: "Smoothed round-trip time of connections that have sent or received anything since the last time.", shape: shapeHistogram},
+		{name: "tcp.connection.active", unit: "{connection}", description: "Open connections.", shape: shapeUpDownCounter},
+		{name: "tcp.connection.opened", unit: "{connection}", description: "Connections that were established."},
+		{name: "tcp.connection.closed", unit: "{connection}", description: "Connections that ended after they had been established."},
+		{name: "tcp.connection.failed", unit: "{connection}", description: "Connections that were never established."},
+		{name: "tcp.connection.io", unit: "By", description: "Payload sent and received, each octet once."},
+		{name: "tcp.connection.retransmits", unit: "{segment}", description: "Segments sent again."},
+	}
+}
+
+const (
+	attrDirection = string(semconv.NetworkIODirectionKey)
+	attrOverflow  = "otel.metric.overflow" // of the metrics SDK specification
+)
+
+// labels tell the series of a metric apart; what does not apply, or is not wanted, is empty.
+type labels struct {
+	owner     owner
+	role      event.Role
+	ipv6      bool
+	port      uint16
+	server    netip.Addr
+	errorType string
+	reason    conn.Reason
+	initiator conn.Initiator
+	direction string
+}
+
+// series is one time series. Its count or its histogram runs since start, and then, when the
+// temporality is delta, since it was told last.
+type series struct {
+	labels  labels
+	start   time.Time
+	changed time.Time // when it was last something new
+	fresh   bool      // changed since it was told last
+	count   int64
+	before  int64 // the count that was told last, of an up-down counter
+	hist    *histogram
+
+	overflow bool
+}
+
+// metrics adds up what the records tell. It is not safe for concurrent use.
+//
+// Per series it keeps about 250 octets, with a histogram 1.5 KB, and at most cfg.MaxSeries for each
+// metric.
+type metrics struct {
+	cfg         MetricsConfig
+	base        pcommon.Map
+	clock       *clock.Clock
+	wanted      map[string]bool // of cfg.Attributes
+	instruments []instrument
+	began       time.Time // what is new began to count no earlier: the last collection, at first the start
+	now         time.Time // of the record that is being added
+}
+
+func newMetrics(cfg MetricsConfig, base pcommon.Map, c *clock.Clock, began time.Time) *metrics {
+	m := &metrics{cfg: cfg, base: base, clock: c, wanted: map[string]bool{}, instruments: instruments(), began: began}
+	for _, a := range cfg.Attributes {
+		m.wanted[a] = true
+	}
+	for i := range m.instruments {
+		m.instruments[i].index = make(map[labels]*series)
+	}
+	return m
+}
+
+// add counts what r tells.
+func (m *metrics) add(r *conn.Record, l link) {
+	m.now = m.clock.Time(r.Time)
+	who := m.labels(r.Event)
+	switch r.Kind {
+	case event.Opened, event.Adopted:
+		if r.Has(event.Preexisting) {
+			break
+		}
+		m.count(metricOpened, who, 1)
+		if d, ok := r.Handshake(); ok {
+			m.record(metricHandshake, who, d, l)
+		}
+	case event.Closed:
+		m.addClosed(r, who, l)
+	case event.Failed:
+		failed := who
+		failed.errorType = r.ErrorType
+		m.count(metricFailed, failed, 1)
+	case event.Sampled:
+		m.addRTT(r, who, l)
+	}
+	m.addTotals(r.Since, who)
+}
+
+func (m *metrics) addClosed(r *conn.Record, who labels, l link) {
+	closed := who
+	closed.reason, closed.initiator = r.Reason, r.Initiator
+	m.count(metricClosed, closed, 1)
+	if d, ok := r.Duration(); ok {
+		ended := who
+		ended.errorType = r.ErrorType
+		m.record(metricDuration, ended, d, l)
+	}
+	if !r.Synthesized {
+		m.addRTT(r, who, l)
+	}
+}
+
+func (m *metrics) addRTT(r *conn.Record, who labels, l link) {
+	if r.SRTT != 0 {
+		m.record(metricRTT, who, micros(r.SRTT), l)
+	}
+}
+
+func (m *metrics) addTotals(since conn.Totals, who labels) {
+	if since.BytesSent != 0 {
+		sent := who
+		sent.direction = "transmit"
+		m.count(metricIO, sent, int64(since.BytesSent))
+	}
+	if since.BytesReceived != 0 {
+		received := who
+		received.direction = "receive"
+		m.count(metricIO, received, int64(since.BytesReceived))
+	}
+	if since.Retransmits != 0 {
+		m.count(metricRetransmits, who, int64(since.Retransmits))
+	}
+}
+
+// labels gives those that all metrics share.
+func (m *metrics) labels(e *event.Event) labels {
+	who := labels{owner: ownerOf(e)}
+	if m.wanted[attrRole] {
+		who.role = e.Role
+	}
+	if m.wanted[attrType] {
+		who.ipv6 = !e.Peer.Addr().Is4()
+	}
+	server := e.Peer
+	switch e.Role {
+	case event.Server:
+		server = e.Local
+	case event.RoleUnknown:
+		return who
+	}
+	if m.wanted[attrServerPort] {
+		who.port = server.Port()
+	}
+	if m.wanted[attrServerAddr] {
+		who.server = server.Addr()
+	}
+	return who
+}
+
+func (m *metrics) count(metric int, who labels, n int64) {
+	s := m.at(metric, who)
+	s.count += n
+	s.touch(m.now)
+}
+
+func (m *metrics) record(metric int, who labels, d time.Duration, l link) {
+	s := m.at(metric, who)
+	s.hist.record(d.Seconds(), m.now, l)
+	s.touch(m.now)
+}
+
+func (s *series) touch(now time.Time) {
+	s.changed, s.fresh = now, true
+}
+
+// at gives the series of these labels, or that of all for which there was no more room.
+func (m *metrics) at(metric int, who labels) *series {
+	in := &m.instruments[metric]
+	if s, ok := in.index[who]; ok {
+		return s
+	}
+	if len(in.series) >= m.cfg.MaxSeries {
+		if in.overflow == nil {
+			in.overflow = m.newSeries(in, labels{})
+			in.overflow.overflow = true
+		}
+		return in.overflow
+	}
+	s := m.newSeries(in, who)
+	in.series = append(in.series, s)
+	in.index[who] = s
+	return s
+}
+
+func (m *metrics) newSeries(in *instrument, who labels) *series {
+	s := &series{labels: who, start: m.began, changed: m.now}
+	if in.shape == shapeHistogram {
+		s.hist = newHistogram(m.cfg.Histogram)
+	}
+	return s
+}
+
+// collect gives all series at time now, or with delta what is new of them, and begins the next
+// interval. each calls its argument with every open connection.
+func (m *metrics) collect(now time.Time, each func(func(*event.Event))) pmetric.Metrics {
+	m.now = now
+	m.countActive(each)
+	out := collection{m: m, metrics: pmetric.NewMetrics(), owners: map[owner]*ownMetrics{}}
+	for i := range m.instruments {
+		in := &m.instruments[i]
+		in.series = slices.DeleteFunc(in.series, func(s *series) bool { return m.expire(in, s) })
+		for _, s := range in.series {
+			out.add(i, s)
+		}
+		if in.overflow != nil {
+			out.add(i, in.overflow)
+		}
+	}
+	m.began = now
+	return out.metrics
+}
+
+// countActive asks the table: what is counted anew each time cannot drift away from it.
+func (m *metrics) countActive(each func(func(*event.Event))) {
+	in := &m.instruments[metricActive]
+	for _, s := range in.series {
+		s.before, s.count = s.count, 0
+	}
+	if in.overflow != nil {
+		in.overflow.count = 0
+	}
+	each(func(e *event.Event) { m.at(metricActive, m.labels(e)).count++ })
+	for _, s := range in.series {
+		if s.count != 0 || s.before != 0 {
+			s.touch(m.now)
+		}
+	}
+}
+
+// expire removes a series that has not changed for so long that nobody is to see it any more.
+func (m *metrics) expire(in *instrument, s *series) bool {
+	if s.fresh || m.now.Sub(s.changed) < m.cfg.ExpireAfter {
+		return false
+	}
+	delete(in.index, s.labels)
+	return true
+}
+
+// collection puts series into pdata: a Resource for each process, a metric for each instrument in it.
+type collection struct {
+	m       *metrics
+	metrics pmetric.Metrics
+	owners  map[owner]*ownMetrics
+}
+
+type ownMetrics struct {
+	scope   pmetric.ScopeMetrics
+	metrics map[int]pmetric.Metric
+}
+
+func (c *collection) add(metric int, s *series) {
+	in := &c.m.instruments[metric]
+	cumulative := c.m.cfg.Temporality == TemporalityCumulative || in.shape == shapeUpDownCounter
+	if !cumulative && !s.fresh {
+		return
+	}
+	start := s.start
+	if !cumulative {
+		start = c.m.began
+	}
+	c.fill(c.metric(metric, s), s, start)
+	s.fresh = false
+	if s.hist != nil {
+		s.hist.clear(cumulative)
+	} else if !cumulative {
+		s.count = 0
+	}
+}
+
+// fill appends the data point of s.
+func (c *collection) fill(to pmetric.Metric, s *series, start time.Time) {
+	from, now := pcommon.NewTimestampFromTime(start), pcommon.NewTimestampFromTime(c.m.now)
+	switch to.Type() {
+	case pmetric.MetricTypeHistogram:
+		d := to.Histogram().DataPoints().AppendEmpty()
+		d.SetStartTimestamp(from)
+		d.SetTimestamp(now)
+		s.hist.fillExplicit(d)
+		c.putLabels(d.Attributes(), s)
+	case pmetric.MetricTypeExponentialHistogram:
+		d := to.ExponentialHistogram().DataPoints().AppendEmpty()
+		d.SetStartTimestamp(from)
+		d.SetTimestamp(now)
+		s.hist.fillExponential(d)
+		c.putLabels(d.Attributes(), s)
+	default:
+		d := to.Sum().DataPoints().AppendEmpty()
+		d.SetStartTimestamp(from)
+		d.SetTimestamp(now)
+		d.SetIntValue(s.count)
+		c.putLabels(d.Attributes(), s)
+	}
+}
+
+// metric gives the instrument's metric in the Resource of the series' owner.
+func (c *collection) metric(i int, s *series) pmetric.Metric {
+	own, ok := c.owners[s.labels.owner]
+	if !ok {
+		own = c.own(s.labels.owner)
+		c.owners[s.labels.owner] = own
+	}
+	metric, ok := own.metrics[i]
+	if ok {
+		return metric
+	}
+	in := &c.m.instruments[i]
+	metric = own.scope.Metrics().AppendEmpty()
+	metric.SetName(in.name)
+	metric.SetUnit(in.unit)
+	metric.SetDescription(in.description)
+	c.shape(metric, in)
+	own.metrics[i] = metric
+	return metric
+}
+
+func (c *collection) shape(metric pmetric.Metric, in *instrument) {
+	temporality := pmetric.AggregationTemporalityCumulative
+	if c.m.cfg.Temporality == TemporalityDelta {
+		temporality = pmetric.AggregationTemporalityDelta
+	}
+	switch {
+	case in.shape == shapeUpDownCounter:
+		metric.SetEmptySum().SetAggregationTemporality(pmetric.AggregationTemporalityCumulative)
+	case in.shape == shapeCounter:
+		sum := metric.SetEmptySum()
+		sum.SetAggregationTemporality(temporality)
+		sum.SetIsMonotonic(true)
+	case c.m.cfg.Histogram == HistogramExponential:
+		metric.SetEmptyExponentialHistogram().SetAggregationTemporality(temporality)
+	default:
+		metric.SetEmptyHistogram().SetAggregationTemporality(temporality)
+	}
+}
+
+func (c *collection) own(o owner) *ownMetrics {
+	rm := c.metrics.ResourceMetrics().AppendEmpty()
+	rm.SetSchemaUrl(semconv.SchemaURL)
+	o.fillResource(rm.Resource().Attributes(), c.m.base)
+	sm := rm.ScopeMetrics().AppendEmpty()
+	sm.SetSchemaUrl(semconv.SchemaURL)
+	sm.Scope().SetName(scopeName)
+	return &ownMetrics{scope: sm, metrics: map[int]pmetric.Metric{}}
+}
+
+func (c *collection) putLabels(m pcommon.Map, s *series) {
+	if s.overflow {
+		m.PutBool(attrOverflow, true)
+		return
+	}
+	l := &s.labels
+	if c.m.wanted[attrRole] {
+		m.PutStr(attrRole, roleNames[l.role])
+	}
+	if c.m.wanted[attrType] {
+		putType(m, l.ipv6)
+	}
+	if l.port != 0 {
+		m.PutInt(attrServerPort, int64(l.port))
+	}
+	if l.server.IsValid() {
+		m.PutStr(attrServerAddr, l.server.String())
+	}
+	if c.m.wanted[attrExecutable] && l.owner != (owner{}) {
+		m.PutStr(attrExecutable, l.owner.comm.String())
+	}
+	putUnlessEmpty(m, attrErrorType, l.errorType)
+	putUnlessEmpty(m, attrReason, string(l.reason))
+	putUnlessEmpty(m, attrInitiator, string(l.initiator))
+	putUnlessEmpty(m, attrDirection, l.direction)
+}
