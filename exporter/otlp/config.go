@@ -3,8 +3,10 @@ package otlp
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -15,6 +17,7 @@ import (
 	"go.opentelemetry.io/collector/config/configoptional"
 	"go.opentelemetry.io/collector/config/configretry"
 	"go.opentelemetry.io/collector/confmap"
+	"go.opentelemetry.io/collector/exporter"
 	"go.opentelemetry.io/collector/exporter/exporterhelper"
 )
 
@@ -38,8 +41,8 @@ type GRPCConfig struct {
 	ClientConfig configgrpc.ClientConfig `mapstructure:",squash"`
 }
 
-// HTTPConfig configures OTLP over HTTP. Its keys are those of the Collector's otlphttp exporter, as
-// far as they concern logs.
+// HTTPConfig configures OTLP over HTTP. Its keys are those of the Collector's otlphttp exporter,
+// but for profiles.
 //
 // Start from [NewDefaultHTTPConfig], decode with confmap.Conf.Unmarshal, check with confmap.Validate.
 type HTTPConfig struct {
@@ -51,6 +54,10 @@ type HTTPConfig struct {
 	RetryConfig configretry.BackOffConfig `mapstructure:"retry_on_failure"`
 	// LogsEndpoint is the whole URL to send logs to. When empty, it is endpoint followed by /v1/logs.
 	LogsEndpoint string `mapstructure:"logs_endpoint"`
+	// MetricsEndpoint is the whole URL to send metrics to. When empty, it is endpoint followed by /v1/metrics.
+	MetricsEndpoint string `mapstructure:"metrics_endpoint"`
+	// TracesEndpoint is the whole URL to send spans to. When empty, it is endpoint followed by /v1/traces.
+	TracesEndpoint string `mapstructure:"traces_endpoint"`
 	// Encoding of requests: EncodingProto or EncodingJSON.
 	Encoding string `mapstructure:"encoding"`
 }
@@ -65,10 +72,11 @@ var (
 //   - endpoint is empty; the caller must set it.
 //   - timeout is 10s, so that a slow server is not sent everything again and again.
 //   - retry_on_failure waits from 500ms to 2s, ±20%, and never gives up.
-//   - sending_queue holds 50000 records, and has one consumer and no batch: requests arrive in
+//   - sending_queue holds 50000 items, and has one consumer and no batch: requests arrive in
 //     the order in which they were given.
 //   - keepalive is on, with a timeout of 10s that makes the kernel give up a server that vanished.
-//   - tls.reload_interval is 1m.
+//   - tls.reload_interval is 1m, not off. It need not be shorter: after a failed attempt the files are
+//     looked at before the next one.
 //   - balancer_name is empty, not round_robin. So the name in a plain host:port endpoint is looked up
 //     for each connection. With a balancer, gRPC's own DNS resolver does that, which can need half a
 //     minute to see that a name has moved, and two to see that it is there at last.
@@ -115,12 +123,12 @@ const (
 	requestTimeout  = 10 * time.Second
 	reloadInterval  = time.Minute
 	writeBufferSize = 512 << 10 // as in the Collector: requests are large, answers are not
-	queueSize       = 50_000    // records: about 120 MB of them when full, and twice that until they are collected
+	queueSize       = 50_000    // items; log records: about 120 MB of them when full, and twice that until they are collected
 )
 
 func defaultQueueConfig() exporterhelper.QueueBatchConfig {
 	queue := exporterhelper.NewDefaultQueueConfig()
-	// Records: how many of them a request holds varies too much to bound memory by requests.
+	// Items: how many of them a request holds varies too much to bound memory by requests.
 	queue.Sizer = exporterhelper.RequestSizerTypeItems
 	queue.QueueSize = queueSize
 	// With several consumers requests overtake each other, and so do batches, which are flushed by a
@@ -213,29 +221,68 @@ func (c *HTTPConfig) Unmarshal(conf *confmap.Conf) error {
 
 // httpKeys are the keys of HTTPConfig.
 type httpKeys struct {
-	ClientConfig plainClientConfig                                        `mapstructure:",squash"`
-	QueueConfig  configoptional.Optional[exporterhelper.QueueBatchConfig] `mapstructure:"sending_queue"`
-	RetryConfig  configretry.BackOffConfig                                `mapstructure:"retry_on_failure"`
-	LogsEndpoint string                                                   `mapstructure:"logs_endpoint"`
-	Encoding     string                                                   `mapstructure:"encoding"`
+	ClientConfig    plainClientConfig                                        `mapstructure:",squash"`
+	QueueConfig     configoptional.Optional[exporterhelper.QueueBatchConfig] `mapstructure:"sending_queue"`
+	RetryConfig     configretry.BackOffConfig                                `mapstructure:"retry_on_failure"`
+	LogsEndpoint    string                                                   `mapstructure:"logs_endpoint"`
+	MetricsEndpoint string                                                   `mapstructure:"metrics_endpoint"`
+	TracesEndpoint  string                                                   `mapstructure:"traces_endpoint"`
+	Encoding        string                                                   `mapstructure:"encoding"`
 }
 
 type plainClientConfig confighttp.ClientConfig
 
-// Validate checks endpoint, logs_endpoint and encoding. The sections below check themselves; see
-// [GRPCConfig.Validate].
+// config is what an exporter is made from: a GRPCConfig or an HTTPConfig.
+type config interface {
+	// transport leads to where the signal that HTTP has at /v1/path goes.
+	transport(set exporter.Settings, path string) (transport, error)
+	queue() configoptional.Optional[exporterhelper.QueueBatchConfig]
+	// attempts bounds one attempt, and says how many there are.
+	attempts() (exporterhelper.TimeoutConfig, configretry.BackOffConfig)
+}
+
+func (c *GRPCConfig) queue() configoptional.Optional[exporterhelper.QueueBatchConfig] {
+	return c.QueueConfig
+}
+
+func (c *GRPCConfig) attempts() (exporterhelper.TimeoutConfig, configretry.BackOffConfig) {
+	return c.TimeoutConfig, c.RetryConfig
+}
+
+func (c *HTTPConfig) queue() configoptional.Optional[exporterhelper.QueueBatchConfig] {
+	return c.QueueConfig
+}
+
+func (c *HTTPConfig) attempts() (exporterhelper.TimeoutConfig, configretry.BackOffConfig) {
+	return exporterhelper.TimeoutConfig{}, c.RetryConfig // the HTTP client has its own timeout
+}
+
+// Validate checks the endpoints and encoding. The sections below check themselves; see
+// [GRPCConfig.Validate]. That there is an endpoint for a signal is checked where an exporter of that
+// signal is made.
 func (c *HTTPConfig) Validate() error {
+	endpoints := c.endpoints()
+	endpoints["endpoint"] = c.ClientConfig.Endpoint
 	var errs []error
-	if c.ClientConfig.Endpoint == "" && c.LogsEndpoint == "" {
-		errs = append(errs, errors.New(`endpoint: empty, want a URL as in "http://localhost:4318"`))
+	for _, key := range slices.Sorted(maps.Keys(endpoints)) {
+		errs = append(errs, validateURL(key, endpoints[key]))
 	}
-	errs = append(errs,
-		validateURL("endpoint", c.ClientConfig.Endpoint),
-		validateURL("logs_endpoint", c.LogsEndpoint))
+	if strings.Join(slices.Collect(maps.Values(endpoints)), "") == "" {
+		errs = append(errs, errNoEndpoint)
+	}
 	if c.Encoding != EncodingProto && c.Encoding != EncodingJSON {
 		errs = append(errs, fmt.Errorf("encoding: %q, want %q or %q", c.Encoding, EncodingProto, EncodingJSON))
 	}
 	return errors.Join(errs...)
+}
+
+var errNoEndpoint = errors.New(`endpoint: empty, want a URL as in "http://localhost:4318"`)
+
+// endpoints are the whole URLs for single signals, by their key.
+func (c *HTTPConfig) endpoints() map[string]string {
+	return map[string]string{
+		"logs_endpoint": c.LogsEndpoint, "metrics_endpoint": c.MetricsEndpoint, "traces_endpoint": c.TracesEndpoint,
+	}
 }
 
 func validateURL(key, value string) error {
@@ -249,10 +296,13 @@ func validateURL(key, value string) error {
 	return nil
 }
 
-// logsURL is where to send logs.
-func (c *HTTPConfig) logsURL() (*url.URL, error) {
-	if c.LogsEndpoint != "" {
-		return url.Parse(c.LogsEndpoint)
+// url is where to send a signal that goes to /v1/path.
+func (c *HTTPConfig) url(path string) (*url.URL, error) {
+	if whole := c.endpoints()[path+"_endpoint"]; whole != "" {
+		return url.Parse(whole)
+	}
+	if c.ClientConfig.Endpoint == "" {
+		return nil, errNoEndpoint
 	}
 	base, err := url.Parse(c.ClientConfig.Endpoint)
 	if err != nil {
@@ -261,5 +311,5 @@ func (c *HTTPConfig) logsURL() (*url.URL, error) {
 	if base.Path == "" {
 		base.Path = "/" // else JoinPath makes a relative path
 	}
-	return base.JoinPath("v1", "logs"), nil
+	return base.JoinPath("v1", path), nil
 }

@@ -70,6 +70,8 @@ func TestHTTPConfigFromYAML(t *testing.T) {
 	err := load(t, `
 endpoint: https://collector:4318
 logs_endpoint: https://collector:4318/logs
+metrics_endpoint: https://collector:4318/metrics
+traces_endpoint: https://collector:4318/traces
 encoding: json
 timeout: 3s
 tls: {ca_file: ca.pem}
@@ -83,6 +85,8 @@ retry_on_failure: {enabled: false}
 	want := NewDefaultHTTPConfig()
 	want.ClientConfig.Endpoint = "https://collector:4318"
 	want.LogsEndpoint = "https://collector:4318/logs"
+	want.MetricsEndpoint = "https://collector:4318/metrics"
+	want.TracesEndpoint = "https://collector:4318/traces"
 	want.Encoding = EncodingJSON
 	want.ClientConfig.Timeout = 3 * time.Second
 	want.ClientConfig.TLS.CAFile = "ca.pem"
@@ -165,11 +169,16 @@ func TestHTTPConfigErrors(t *testing.T) {
 			name: "logs_endpoint", yaml: "logs_endpoint: /v1/logs",
 			want: `logs_endpoint: "/v1/logs", want a URL that begins with http:// or https:// and names a host`,
 		},
+		{
+			name: "metrics_endpoint, traces_endpoint", yaml: "{metrics_endpoint: x, traces_endpoint: y}",
+			want: `metrics_endpoint: "x", want a URL that begins with http:// or https:// and names a host
+traces_endpoint: "y", want a URL that begins with http:// or https:// and names a host`,
+		},
 		{name: "encoding", yaml: "{endpoint: 'http://localhost:4318', encoding: xml}", want: `encoding: "xml", want "proto" or "json"`},
 		{
-			name: "unknown key", yaml: "{endpoint: 'http://localhost:4318', traces_endpoint: x}",
+			name: "unknown key", yaml: "{endpoint: 'http://localhost:4318', end_point: x}",
 			want: "decoding failed due to the following error(s):\n\n'' decoding failed due to the following error(s):\n\n" +
-				"'otlp.httpKeys' has invalid keys: traces_endpoint",
+				"'otlp.httpKeys' has invalid keys: end_point",
 		},
 		{
 			name: "unknown key below", yaml: "{endpoint: 'http://localhost:4318', tls: {ca: x}}",
@@ -195,7 +204,9 @@ func TestNewChecksConfig(t *testing.T) {
 	if want := `configuring otlp: endpoint: empty, want host:port as in "localhost:4317"`; err == nil || err.Error() != want {
 		t.Errorf("gRPC: got %v, want %s", err, want)
 	}
-	_, err = NewHTTPLogs(t.Context(), settings(), NewDefaultHTTPConfig())
+	onlyTraces := NewDefaultHTTPConfig()
+	onlyTraces.TracesEndpoint = "http://localhost:4318/traces"
+	_, err = NewHTTPLogs(t.Context(), settings(), onlyTraces)
 	if want := `configuring otlp: endpoint: empty, want a URL as in "http://localhost:4318"`; err == nil || err.Error() != want {
 		t.Errorf("HTTP: got %v, want %s", err, want)
 	}

@@ -44,6 +44,6 @@ func ExampleNewGRPCLogs() {
 	if err := logs.Shutdown(ctx); err != nil {
 		log.Fatal(err)
 	}
-	fmt.Println(logs.Stats())
-	// Output: {0 0 0 0 0}
+	fmt.Printf("%+v\n", logs.Stats())
+	// Output: {Offered:0 Recovered:0 Refused:0 Sent:0 Rejected:0 Dropped:0 GivenUp:0 Queued:0}
 }

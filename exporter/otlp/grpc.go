@@ -7,9 +7,9 @@ import (
 
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/config/configgrpc"
+	"go.opentelemetry.io/collector/config/configtls"
 	"go.opentelemetry.io/collector/consumer/consumererror"
 	"go.opentelemetry.io/collector/exporter"
-	"go.opentelemetry.io/collector/pdata/plog/plogotlp"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
@@ -28,18 +28,15 @@ type grpcTransport struct {
 	telemetry component.TelemetrySettings
 	userAgent string
 	endpoint  string
-
-	conn   *grpc.ClientConn
-	client plogotlp.GRPCClient
 }
 
-func newGRPCTransport(set exporter.Settings, cfg *GRPCConfig) *grpcTransport {
+func (c *GRPCConfig) transport(set exporter.Settings, _ string) (transport, error) {
 	return &grpcTransport{
-		config:    dialConfig(cfg.ClientConfig),
+		config:    dialConfig(c.ClientConfig),
 		telemetry: set.TelemetrySettings,
 		userAgent: userAgent(set.BuildInfo),
-		endpoint:  cfg.ClientConfig.Endpoint,
-	}
+		endpoint:  c.ClientConfig.Endpoint,
+	}, nil
 }
 
 // dialConfig has a plain host:port looked up by each connection that is made. Left to itself, gRPC
@@ -58,32 +55,29 @@ func dialConfig(cfg configgrpc.ClientConfig) configgrpc.ClientConfig {
 
 func (t *grpcTransport) String() string { return t.endpoint }
 
-func (t *grpcTransport) start(ctx context.Context, host component.Host) error {
+func (t *grpcTransport) tls() configtls.ClientConfig { return t.config.TLS }
+
+func (t *grpcTransport) connect(ctx context.Context, host component.Host) (connection, error) {
 	conn, err := t.config.ToClientConn(ctx, host.GetExtensions(), t.telemetry,
 		configgrpc.WithGrpcDialOption(grpc.WithUserAgent(t.userAgent)),
 		configgrpc.WithGrpcDialOption(grpc.WithConnectParams(connectParams)))
 	if err != nil {
-		return err
+		return nil, err
 	}
-	t.conn, t.client = conn, plogotlp.NewGRPCClient(conn)
-	return nil
+	return grpcConnection{conn}, nil
 }
 
-func (t *grpcTransport) disconnect() error {
-	if t.conn == nil {
-		return nil
-	}
-	return t.conn.Close()
-}
+type grpcConnection struct{ *grpc.ClientConn }
 
-func (t *grpcTransport) export(ctx context.Context, request plogotlp.ExportRequest) (answer, error) {
-	response, err := t.client.Export(ctx, request)
+func (c grpcConnection) export(ctx context.Context, request request) (answer, error) {
+	response, err := request.call(ctx, c.ClientConn)
 	if err != nil {
 		return answer{}, statusError(status.Convert(err))
 	}
-	partial := response.PartialSuccess()
-	return answer{rejected: partial.RejectedLogRecords(), message: partial.ErrorMessage()}, nil
+	return response.answer(), nil
 }
+
+func (c grpcConnection) close() error { return c.Close() }
 
 // statusError tells errors to retry from permanent ones. Nothing of the server's but code, delay and
 // printable text is kept.

@@ -15,15 +15,11 @@ import (
 	"go.opentelemetry.io/collector/config/configgrpc"
 	"go.opentelemetry.io/collector/config/configopaque"
 	"go.opentelemetry.io/collector/consumer/consumererror"
-	"go.opentelemetry.io/collector/pdata/plog/plogotlp"
 	"golang.org/x/net/dns/dnsmessage"
-	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/stats"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/types/known/durationpb"
 )
 
 func TestGRPCDelivers(t *testing.T) {
@@ -32,9 +28,9 @@ func TestGRPCDelivers(t *testing.T) {
 	cfg.ClientConfig.Headers.Set("authorization", configopaque.String("Bearer token"))
 	l := startGRPC(t, cfg)
 
-	consume(t, l, "a", "b")
+	consumeLogs(t, l, "a", "b")
 	s.wait(t, "a", "b")
-	wantStats(t, l, Stats{Offered: 2, Sent: 2})
+	wantStats(t, l.Stats, Stats{Offered: 2, Sent: 2})
 
 	header := s.all()[0].header
 	if got := header.Get("Authorization"); got != "Bearer token" {
@@ -77,7 +73,7 @@ func TestGRPCCompression(t *testing.T) {
 			cfg := grpcConfig(s.addr)
 			cfg.ClientConfig.Compression = compression
 			l := startGRPC(t, cfg)
-			consume(t, l, "a")
+			consumeLogs(t, l, "a")
 			s.wait(t, "a")
 
 			got.mu.Lock()
@@ -89,93 +85,13 @@ func TestGRPCCompression(t *testing.T) {
 	}
 }
 
-func TestGRPCTLS(t *testing.T) {
-	ca := newAuthority(t)
-	s := serveGRPC(t, nil, grpc.Creds(credentials.NewTLS(ca.serverConfig(t))))
-
-	t.Run("known CA", func(t *testing.T) {
-		cfg := grpcConfig(s.addr)
-		cfg.ClientConfig.TLS.Insecure = false
-		cfg.ClientConfig.TLS.CAFile = ca.file
-		consume(t, startGRPC(t, cfg), "a")
-		s.wait(t, "a")
-	})
-	t.Run("unknown CA", func(t *testing.T) {
-		cfg := grpcConfig("https://" + s.addr) // wins over insecure: true
-		set, logs := observed()
-		l := start(t, mustGRPC(t, set, cfg))
-		consume(t, l, "b")
-		eventually(t, func() bool { return logs.FilterMessageSnippet("Will retry").Len() > 0 })
-		if got := logs.FilterMessageSnippet("Will retry").All()[0].ContextMap()["error"].(string); !strings.Contains(got, "x509") {
-			t.Errorf("error: got %q, want one about x509", got)
-		}
-		s.wait(t, "a")
-	})
-	t.Run("no CA file", func(t *testing.T) {
-		cfg := grpcConfig(s.addr)
-		cfg.ClientConfig.TLS.CAFile = "missing.pem"
-		l := mustGRPC(t, settings(), cfg)
-		err := l.Start(t.Context(), host{})
-		if err == nil || !strings.Contains(err.Error(), "missing.pem") {
-			t.Errorf("Start: got %v, want an error that names the file", err)
-		}
-		if err := l.Shutdown(t.Context()); err != nil {
-			t.Errorf("Shutdown: %v", err)
-		}
-	})
-}
-
-func withRetryInfo(code codes.Code, delay time.Duration) error {
-	s, err := status.New(code, "slow down").WithDetails(&errdetails.RetryInfo{RetryDelay: durationpb.New(delay)})
-	if err != nil {
-		return err
-	}
-	return s.Err()
-}
-
-func TestGRPCRetries(t *testing.T) {
-	for _, tt := range []struct {
-		name  string
-		first error // answer to the first request
-		delay time.Duration
-	}{
-		{name: "CANCELLED", first: status.Error(codes.Canceled, "")},
-		{name: "DEADLINE_EXCEEDED", first: status.Error(codes.DeadlineExceeded, "")},
-		{name: "ABORTED", first: status.Error(codes.Aborted, "")},
-		{name: "OUT_OF_RANGE", first: status.Error(codes.OutOfRange, "")},
-		{name: "UNAVAILABLE", first: status.Error(codes.Unavailable, "")},
-		{name: "DATA_LOSS", first: status.Error(codes.DataLoss, "")},
-		{name: "UNAUTHENTICATED", first: status.Error(codes.Unauthenticated, "token expired")},
-		{name: "PERMISSION_DENIED", first: status.Error(codes.PermissionDenied, "")},
-		{name: "UNAVAILABLE with RetryInfo", first: withRetryInfo(codes.Unavailable, 200*time.Millisecond), delay: 200 * time.Millisecond},
-		{name: "RESOURCE_EXHAUSTED with RetryInfo", first: withRetryInfo(codes.ResourceExhausted, 200*time.Millisecond), delay: 200 * time.Millisecond},
-		{name: "RESOURCE_EXHAUSTED with RetryInfo of 0", first: withRetryInfo(codes.ResourceExhausted, 0)},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			s := serveGRPC(t, func(call int, _ plogotlp.ExportResponse) error {
-				if call == 0 {
-					return tt.first
-				}
-				return nil
-			})
-			l := startGRPC(t, grpcConfig(s.addr))
-			consume(t, l, "a", "b")
-			s.wait(t, "a", "b")
-			wantStats(t, l, Stats{Offered: 2, Sent: 2})
-			if calls := s.all(); calls[1].at.Sub(calls[0].at) < tt.delay {
-				t.Errorf("retried after %v, want no less than %v", calls[1].at.Sub(calls[0].at), tt.delay)
-			}
-		})
-	}
-}
-
 func TestGRPCDrops(t *testing.T) {
 	for _, code := range []codes.Code{
 		codes.InvalidArgument, codes.NotFound, codes.AlreadyExists, codes.ResourceExhausted, codes.FailedPrecondition,
 		codes.Unimplemented, codes.Internal, codes.Unknown,
 	} {
 		t.Run(code.String(), func(t *testing.T) {
-			s := serveGRPC(t, func(call int, _ plogotlp.ExportResponse) error {
+			s := serveGRPC(t, func(call int, _ *partial) error {
 				if call == 0 {
 					return status.Error(code, "\x1b[31mno\n")
 				}
@@ -183,12 +99,12 @@ func TestGRPCDrops(t *testing.T) {
 			})
 			set, logs := observed()
 			l := start(t, mustGRPC(t, set, grpcConfig(s.addr)))
-			consume(t, l, "a", "b")
+			consumeLogs(t, l, "a", "b")
 			s.waitCalls(t, 1)
-			wantStats(t, l, Stats{Offered: 2, Dropped: 2})
-			consume(t, l, "c")
+			wantStats(t, l.Stats, Stats{Offered: 2, Dropped: 2})
+			consumeLogs(t, l, "c")
 			s.wait(t, "c")
-			wantStats(t, l, Stats{Offered: 3, Sent: 1, Dropped: 2})
+			wantStats(t, l.Stats, Stats{Offered: 3, Sent: 1, Dropped: 2})
 
 			message := "Exporting failed. Dropping data."
 			eventually(t, func() bool { return logs.FilterMessage(message).Len() == 1 })
@@ -215,7 +131,7 @@ func TestGRPCServerComesLater(t *testing.T) {
 	addr := freeAddr(t)
 	set, logs := observed()
 	l := start(t, mustGRPC(t, set, grpcConfig(addr)))
-	consume(t, l, "a")
+	consumeLogs(t, l, "a")
 	eventually(t, func() bool { return logs.FilterMessageSnippet("Will retry").Len() > 0 })
 
 	s := serveGRPCAt(t, addr, nil)
@@ -266,7 +182,7 @@ func TestGRPCReconnects(t *testing.T) {
 	params := connectParams
 	t.Cleanup(func() { connectParams = params })
 	connectParams.Backoff.BaseDelay, connectParams.Backoff.MaxDelay = time.Millisecond, time.Millisecond
-	consume(t, startGRPC(t, grpcConfig(listener.Addr().String())), "a")
+	consumeLogs(t, startGRPC(t, grpcConfig(listener.Addr().String())), "a")
 	eventually(t, func() bool { return attempts.Load() >= 20 })
 }
 
@@ -305,17 +221,17 @@ func TestGRPCServerMoves(t *testing.T) {
 	}
 	set, logs := observed()
 	l := start(t, mustGRPC(t, set, grpcConfig("collector.test:"+port)))
-	consume(t, l, "a")
+	consumeLogs(t, l, "a")
 	eventually(t, func() bool { return logs.FilterMessageSnippet("Will retry").Len() > 0 })
 
 	name.point("127.0.0.1")
 	first.wait(t, "a")
-	wantStats(t, l, Stats{Offered: 1, Sent: 1}) // not before the answer has arrived
+	wantStats(t, l.Stats, Stats{Offered: 1, Sent: 1}) // not before the answer has arrived
 	first.stop()
 
 	second := serveGRPCAt(t, "127.0.0.2:"+port, nil)
 	name.point("127.0.0.2")
-	consume(t, l, "b")
+	consumeLogs(t, l, "b")
 	second.wait(t, "b")
 }
 

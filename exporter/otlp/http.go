@@ -19,10 +19,10 @@ import (
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/config/confighttp"
 	"go.opentelemetry.io/collector/config/configmiddleware"
+	"go.opentelemetry.io/collector/config/configtls"
 	"go.opentelemetry.io/collector/consumer/consumererror"
 	"go.opentelemetry.io/collector/exporter"
 	"go.opentelemetry.io/collector/extension/extensionmiddleware"
-	"go.opentelemetry.io/collector/pdata/plog/plogotlp"
 	spb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/protobuf/proto"
 )
@@ -41,24 +41,21 @@ type httpTransport struct {
 	userAgent   string
 	url         *url.URL
 	contentType string
-
-	client      *http.Client
-	connections *http.Transport // below client
 }
 
-func newHTTPTransport(set exporter.Settings, cfg *HTTPConfig) (*httpTransport, error) {
-	target, err := cfg.logsURL()
+func (c *HTTPConfig) transport(set exporter.Settings, path string) (transport, error) {
+	target, err := c.url(path)
 	if err != nil {
 		return nil, err
 	}
 	t := &httpTransport{
-		config:      cfg.ClientConfig,
+		config:      c.ClientConfig,
 		telemetry:   set.TelemetrySettings,
 		userAgent:   userAgent(set.BuildInfo),
 		url:         target,
 		contentType: contentProto,
 	}
-	if cfg.Encoding == EncodingJSON {
+	if c.Encoding == EncodingJSON {
 		t.contentType = contentJSON
 	}
 	return t, nil
@@ -69,7 +66,10 @@ func (t *httpTransport) String() string {
 	return t.url.Scheme + "://" + t.url.Host + t.url.Path
 }
 
-func (t *httpTransport) start(ctx context.Context, host component.Host) error {
+func (t *httpTransport) tls() configtls.ClientConfig { return t.config.TLS }
+
+func (t *httpTransport) connect(ctx context.Context, host component.Host) (connection, error) {
+	c := &httpConnection{httpTransport: t}
 	// confighttp returns a client that hides its connections, so that nobody could close them. The
 	// last of its middlewares gets to see them.
 	id := component.MustNewIDWithName("connspan", "connections")
@@ -77,16 +77,16 @@ func (t *httpTransport) start(ctx context.Context, host component.Host) error {
 	config.Middlewares = append(slices.Clone(config.Middlewares), configmiddleware.Config{ID: id})
 	extensions := make(map[component.ID]component.Component)
 	maps.Copy(extensions, host.GetExtensions())
-	extensions[id] = middleware{GetHTTPRoundTripperFunc: t.keepConnections}
+	extensions[id] = middleware{GetHTTPRoundTripperFunc: c.keepConnections}
 
 	client, err := config.ToClient(ctx, extensions, t.telemetry)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	// confighttp adds the configured headers to every request, also to one that follows a redirect.
 	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	t.client = client
-	return nil
+	c.client = client
+	return c, nil
 }
 
 // middleware is an extension made of a function.
@@ -96,68 +96,70 @@ type middleware struct {
 	extensionmiddleware.GetHTTPRoundTripperFunc
 }
 
-func (t *httpTransport) keepConnections(context.Context) (extensionmiddleware.WrapHTTPRoundTripperFunc, error) {
+type httpConnection struct {
+	*httpTransport
+	client      *http.Client
+	connections *http.Transport // below client
+}
+
+func (c *httpConnection) keepConnections(context.Context) (extensionmiddleware.WrapHTTPRoundTripperFunc, error) {
 	return func(_ context.Context, below http.RoundTripper) (http.RoundTripper, error) {
-		t.connections, _ = below.(*http.Transport)
+		c.connections, _ = below.(*http.Transport)
 		return below, nil
 	}, nil
 }
 
-func (t *httpTransport) disconnect() error {
-	if t.connections != nil {
-		t.connections.CloseIdleConnections()
+func (c *httpConnection) close() error {
+	if c.connections != nil {
+		c.connections.CloseIdleConnections()
 	}
 	return nil
 }
 
-func (t *httpTransport) export(ctx context.Context, request plogotlp.ExportRequest) (answer, error) {
-	body, err := t.marshal(request)
+func (c *httpConnection) export(ctx context.Context, request request) (answer, error) {
+	marshal := request.MarshalProto
+	if c.contentType == contentJSON {
+		marshal = request.MarshalJSON
+	}
+	body, err := marshal()
 	if err != nil {
 		return answer{}, consumererror.NewPermanent(fmt.Errorf("encoding: %w", err))
 	}
-	post, err := http.NewRequestWithContext(ctx, http.MethodPost, t.url.String(), bytes.NewReader(body))
+	post, err := http.NewRequestWithContext(ctx, http.MethodPost, c.url.String(), bytes.NewReader(body))
 	if err != nil {
 		return answer{}, consumererror.NewPermanent(err)
 	}
-	post.Header.Set("Content-Type", t.contentType)
-	post.Header.Set("User-Agent", t.userAgent)
+	post.Header.Set("Content-Type", c.contentType)
+	post.Header.Set("User-Agent", c.userAgent)
 
-	response, err := t.client.Do(post)
+	reply, err := c.client.Do(post)
 	if err != nil {
 		if wrapped, ok := errors.AsType[*url.Error](err); ok {
 			err = wrapped.Err // without the URL, which may hold secrets
 		}
 		return answer{}, printableError{err}
 	}
-	defer func() { _ = response.Body.Close() }()
-	return readAnswer(response)
-}
-
-func (t *httpTransport) marshal(request plogotlp.ExportRequest) ([]byte, error) {
-	if t.contentType == contentJSON {
-		return request.MarshalJSON()
-	}
-	return request.MarshalProto()
+	defer func() { _ = reply.Body.Close() }()
+	return readAnswer(reply, request.response())
 }
 
 // readAnswer takes the status code as the server's word: what a body that is broken, foreign or too
 // long would have said changes nothing about it.
-func readAnswer(response *http.Response) (answer, error) {
-	body, err := io.ReadAll(io.LimitReader(response.Body, maxBody))
-	if response.StatusCode/100 != 2 {
-		return answer{}, responseError(response, body)
+func readAnswer(reply *http.Response, decoded response) (answer, error) {
+	body, err := io.ReadAll(io.LimitReader(reply.Body, maxBody))
+	if reply.StatusCode/100 != 2 {
+		return answer{}, responseError(reply, body)
 	}
 	if err != nil {
 		return answer{message: fmt.Sprintf("reading the answer: %v", err)}, nil
 	}
-	return successAnswer(response.Header.Get("Content-Type"), body), nil
+	return successAnswer(reply.Header.Get("Content-Type"), body, decoded), nil
 }
 
-func successAnswer(contentType string, body []byte) answer {
+func successAnswer(contentType string, body []byte, decoded response) answer {
 	if len(body) == 0 {
 		return answer{}
 	}
-	decoded := plogotlp.NewExportResponse()
 	var err error
 	switch mediaType(contentType) {
 	case contentProto:
@@ -170,21 +172,20 @@ func successAnswer(contentType string, body []byte) answer {
 	if err != nil {
 		return answer{message: fmt.Sprintf("answer is not OTLP: %v", err)}
 	}
-	partial := decoded.PartialSuccess()
-	return answer{rejected: partial.RejectedLogRecords(), message: partial.ErrorMessage()}
+	return decoded.answer()
 }
 
 // responseError tells errors to retry from permanent ones.
-func responseError(response *http.Response, body []byte) error {
-	code := response.StatusCode
+func responseError(reply *http.Response, body []byte) error {
+	code := reply.StatusCode
 	err := fmt.Errorf("HTTP status %d %s", code, http.StatusText(code))
-	if message := errorMessage(response.Header.Get("Content-Type"), body); message != "" {
+	if message := errorMessage(reply.Header.Get("Content-Type"), body); message != "" {
 		err = fmt.Errorf("%w: %s", err, printable(message))
 	}
 	switch code {
 	case http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout,
 		http.StatusUnauthorized, http.StatusForbidden: // an expired token must lose nothing
-		return throttled(err, retryAfter(response.Header))
+		return throttled(err, retryAfter(reply.Header))
 	}
 	return consumererror.NewPermanent(err)
 }

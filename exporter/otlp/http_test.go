@@ -4,7 +4,10 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -37,6 +40,16 @@ func TestHTTPDelivers(t *testing.T) {
 			want: map[string]string{"Path": "/v1/logs", "Content-Type": contentJSON, "Content-Encoding": ""},
 		},
 		{
+			name:   "zstd",
+			change: func(cfg *HTTPConfig, _ string) { cfg.ClientConfig.Compression = configcompression.TypeZstd },
+			want:   map[string]string{"Content-Encoding": "zstd"},
+		},
+		{
+			name:   "snappy",
+			change: func(cfg *HTTPConfig, _ string) { cfg.ClientConfig.Compression = configcompression.TypeSnappy },
+			want:   map[string]string{"Content-Encoding": "snappy"},
+		},
+		{
 			name: "headers",
 			change: func(cfg *HTTPConfig, _ string) {
 				cfg.ClientConfig.Headers.Set("Authorization", configopaque.String("Bearer token"))
@@ -62,9 +75,9 @@ func TestHTTPDelivers(t *testing.T) {
 			cfg := httpConfig(s.URL)
 			tt.change(cfg, s.URL)
 			l := startHTTP(t, cfg)
-			consume(t, l, "a", "b")
+			consumeLogs(t, l, "a", "b")
 			s.wait(t, "a", "b")
-			wantStats(t, l, Stats{Offered: 2, Sent: 2})
+			wantStats(t, l.Stats, Stats{Offered: 2, Sent: 2})
 
 			got := make(map[string]string)
 			for key := range tt.want {
@@ -72,77 +85,6 @@ func TestHTTPDelivers(t *testing.T) {
 			}
 			if diff := cmp.Diff(tt.want, got); diff != "" {
 				t.Errorf("header (-want +got):\n%s", diff)
-			}
-		})
-	}
-}
-
-func TestHTTPTLS(t *testing.T) {
-	ca := newAuthority(t)
-	s := newHTTPServer(nil)
-	s.EnableHTTP2 = true
-	s.TLS = ca.serverConfig(t)
-	s.StartTLS()
-	t.Cleanup(s.Close)
-
-	t.Run("known CA", func(t *testing.T) {
-		cfg := httpConfig(s.URL)
-		cfg.ClientConfig.TLS.CAFile = ca.file
-		consume(t, startHTTP(t, cfg), "a")
-		s.wait(t, "a")
-	})
-	t.Run("unknown CA", func(t *testing.T) {
-		set, logs := observed()
-		cfg := httpConfig(s.URL)
-		cfg.ClientConfig.TLS.Insecure = true
-		consume(t, start(t, mustHTTP(t, set, cfg)), "b")
-		eventually(t, func() bool { return logs.FilterMessageSnippet("Will retry").Len() > 0 })
-		if got := logs.FilterMessageSnippet("Will retry").All()[0].ContextMap()["error"].(string); !strings.Contains(got, "x509") {
-			t.Errorf("error: got %q, want one about x509", got)
-		}
-		s.wait(t, "a")
-	})
-}
-
-func TestHTTPRetries(t *testing.T) {
-	for _, tt := range []struct {
-		name       string
-		code       int
-		retryAfter func() string
-		delay      time.Duration
-	}{
-		{name: "429", code: http.StatusTooManyRequests},
-		{name: "502", code: http.StatusBadGateway},
-		{name: "503", code: http.StatusServiceUnavailable},
-		{name: "504", code: http.StatusGatewayTimeout},
-		{name: "401", code: http.StatusUnauthorized},
-		{name: "403", code: http.StatusForbidden},
-		{name: "429 with seconds", code: http.StatusTooManyRequests, retryAfter: func() string { return "1" }, delay: time.Second},
-		{
-			name: "503 with a date", code: http.StatusServiceUnavailable, delay: 500 * time.Millisecond,
-			retryAfter: func() string { // a date has no fractions of a second
-				return time.Now().UTC().Add(1500 * time.Millisecond).Format(http.TimeFormat)
-			},
-		},
-		{name: "503 with nonsense", code: http.StatusServiceUnavailable, retryAfter: func() string { return "soon" }},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			s := serveHTTP(t, func(call int, w http.ResponseWriter) bool {
-				if call > 0 {
-					return true
-				}
-				if tt.retryAfter != nil {
-					w.Header().Set("Retry-After", tt.retryAfter())
-				}
-				w.WriteHeader(tt.code)
-				return false
-			})
-			l := startHTTP(t, httpConfig(s.URL))
-			consume(t, l, "a", "b")
-			s.wait(t, "a", "b")
-			wantStats(t, l, Stats{Offered: 2, Sent: 2})
-			if calls := s.all(); calls[1].at.Sub(calls[0].at) < tt.delay {
-				t.Errorf("retried after %v, want no less than %v", calls[1].at.Sub(calls[0].at), tt.delay)
 			}
 		})
 	}
@@ -197,9 +139,9 @@ func TestHTTPDrops(t *testing.T) {
 			})
 			set, logs := observed()
 			l := start(t, mustHTTP(t, set, httpConfig(s.URL)))
-			consume(t, l, "a", "b")
+			consumeLogs(t, l, "a", "b")
 			s.waitCalls(t, 1)
-			wantStats(t, l, Stats{Offered: 2, Dropped: 2})
+			wantStats(t, l.Stats, Stats{Offered: 2, Dropped: 2})
 
 			eventually(t, func() bool { return logs.FilterMessage("Exporting failed. Dropping data.").Len() == 1 })
 			got := logs.FilterMessage("Exporting failed. Dropping data.").All()[0].ContextMap()["error"]
@@ -223,9 +165,9 @@ func TestHTTPRedirect(t *testing.T) {
 				return false
 			})
 			l := startHTTP(t, httpConfig(s.URL))
-			consume(t, l, "a")
+			consumeLogs(t, l, "a")
 			s.waitCalls(t, 1)
-			wantStats(t, l, Stats{Offered: 1, Dropped: 1})
+			wantStats(t, l.Stats, Stats{Offered: 1, Dropped: 1})
 			if got := elsewhere.all(); len(got) != 0 {
 				t.Errorf("%d requests followed the redirect", len(got))
 			}
@@ -254,9 +196,9 @@ func TestHTTPAnswers(t *testing.T) {
 			})
 			set, logs := observed()
 			l := start(t, mustHTTP(t, set, httpConfig(s.URL)))
-			consume(t, l, "a")
+			consumeLogs(t, l, "a")
 			s.wait(t, "a")
-			wantStats(t, l, Stats{Offered: 1, Sent: 1})
+			wantStats(t, l.Stats, Stats{Offered: 1, Sent: 1})
 
 			var got string
 			if warnings := logs.FilterMessage(reservations); warnings.Len() > 0 {
@@ -286,9 +228,9 @@ func TestHTTPEndlessAnswer(t *testing.T) {
 				}
 			})
 			l := startHTTP(t, httpConfig(s.URL))
-			consume(t, l, "a")
+			consumeLogs(t, l, "a")
 			s.waitCalls(t, 1)
-			wantStats(t, l, want)
+			wantStats(t, l.Stats, want)
 		})
 	}
 }
@@ -298,23 +240,38 @@ func TestHTTPServerComesLater(t *testing.T) {
 	set, logs := observed()
 	cfg := httpConfig("http://user:secret@" + addr + "?key=secret")
 	l := start(t, mustHTTP(t, set, cfg))
-	consume(t, l, "a")
+	consumeLogs(t, l, "a")
 	eventually(t, func() bool { return logs.FilterMessageSnippet("Will retry").Len() > 0 })
 	want := "exporting 1 log records to http://" + addr + "/v1/logs: dial tcp " + addr + ": connect: connection refused"
 	if got := logs.FilterMessageSnippet("Will retry").All()[0].ContextMap()["error"]; got != want {
 		t.Errorf("error:\n got %q\nwant %q", got, want)
 	}
 
-	s := newHTTPServer(nil)
-	listener, err := net.Listen("tcp", addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.Listener.Close() // the one httptest chose
-	s.Listener = listener
-	s.Start()
-	t.Cleanup(s.Close)
+	s := &httpServer{inbox: &inbox{}}
+	s.serveAt(t, addr)
 	s.wait(t, "a")
+}
+
+// TestHTTPProxy goes through a proxy, and only through it.
+func TestHTTPProxy(t *testing.T) {
+	s := serveHTTP(t, nil)
+	var proxied atomic.Int64
+	proxy := httptest.NewServer(&httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
+		if r.In.URL.Host == s.Listener.Addr().String() { // the whole URL, as only a proxy is sent it
+			proxied.Add(1)
+		}
+		r.Out.Header.Set("Via", "1.1 proxy")
+	}})
+	t.Cleanup(proxy.Close)
+	cfg := httpConfig(s.URL)
+	cfg.ClientConfig.ProxyURL = proxy.URL
+	l := startHTTP(t, cfg)
+	consumeLogs(t, l, "a", "b")
+	s.wait(t, "a", "b")
+	wantStats(t, l.Stats, Stats{Offered: 2, Sent: 2})
+	if via := s.all()[0].header.Get("Via"); proxied.Load() != 1 || via != "1.1 proxy" {
+		t.Errorf("%d requests through the proxy, via %q, want 1", proxied.Load(), via)
+	}
 }
 
 // TestHTTPShutdownDisconnects: no connection outlives the exporter, though the server would keep it.
@@ -333,7 +290,7 @@ func TestHTTPShutdownDisconnects(t *testing.T) {
 			cfg := httpConfig(s.URL)
 			cfg.ClientConfig.Compression = compression
 			l := startHTTP(t, cfg)
-			consume(t, l, "a")
+			consumeLogs(t, l, "a")
 			s.wait(t, "a")
 			if err := l.Shutdown(t.Context()); err != nil {
 				t.Fatal(err)

@@ -1,34 +1,34 @@
 package otlp
 
 import (
+	"bytes"
 	"compress/gzip"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
-	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"path/filepath"
+	"path"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/golang/snappy"
 	"github.com/google/go-cmp/cmp"
+	"github.com/klauspost/compress/zstd"
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/config/configretry"
 	"go.opentelemetry.io/collector/exporter"
 	"go.opentelemetry.io/collector/pdata/plog"
 	"go.opentelemetry.io/collector/pdata/plog/plogotlp"
+	"go.opentelemetry.io/collector/pdata/pmetric"
+	"go.opentelemetry.io/collector/pdata/pmetric/pmetricotlp"
+	"go.opentelemetry.io/collector/pdata/ptrace"
+	"go.opentelemetry.io/collector/pdata/ptrace/ptraceotlp"
 	metricnoop "go.opentelemetry.io/otel/metric/noop"
 	tracenoop "go.opentelemetry.io/otel/trace/noop"
 	"go.uber.org/goleak"
@@ -47,7 +47,7 @@ func TestMain(m *testing.M) {
 // arrival is one request as the server saw it.
 type arrival struct {
 	header http.Header // gRPC metadata or HTTP header
-	bodies []string    // of the log records
+	bodies []string    // of the items
 	at     time.Time
 	taken  bool
 }
@@ -59,10 +59,10 @@ type inbox struct {
 }
 
 // add returns how many requests came before.
-func (in *inbox) add(header http.Header, ld plog.Logs) int {
+func (in *inbox) add(header http.Header, bodies []string) int {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	in.arrivals = append(in.arrivals, arrival{header: header, bodies: bodies(ld), at: time.Now()})
+	in.arrivals = append(in.arrivals, arrival{header: header, bodies: bodies, at: time.Now()})
 	return len(in.arrivals) - 1
 }
 
@@ -78,7 +78,7 @@ func (in *inbox) all() []arrival {
 	return slices.Clone(in.arrivals)
 }
 
-// taken returns the bodies of all records in requests the server took, sorted.
+// taken returns the bodies of all items in requests the server took, sorted.
 func (in *inbox) taken() []string {
 	var all []string
 	for _, a := range in.all() {
@@ -90,13 +90,13 @@ func (in *inbox) taken() []string {
 	return all
 }
 
-// wait waits until the server took the records with these bodies, each once.
+// wait waits until the server took the items with these bodies, each once.
 func (in *inbox) wait(t *testing.T, want ...string) {
 	t.Helper()
 	slices.Sort(want)
 	eventually(t, func() bool { return len(in.taken()) >= len(want) })
 	if diff := cmp.Diff(want, in.taken()); diff != "" {
-		t.Fatalf("records taken (-want +got):\n%s", diff)
+		t.Fatalf("items taken (-want +got):\n%s", diff)
 	}
 }
 
@@ -108,40 +108,30 @@ func (in *inbox) waitCalls(t *testing.T, n int) {
 
 func eventually(t *testing.T, condition func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !condition(); time.Sleep(2 * time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); !condition(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatal("condition not met in 10s")
+			t.Fatal("condition not met in 30s")
 		}
 	}
 }
 
 // grpcServer is an OTLP server. answer decides on the call-th request, counted from 0; nil takes all.
 type grpcServer struct {
-	plogotlp.UnimplementedGRPCServer
-	inbox
-	addr   string
-	stop   func()
-	answer grpcAnswer
+	*inbox
+	addr    string
+	answer  grpcAnswer
+	options []grpc.ServerOption
+	wrap    func(net.Listener) net.Listener // nil: leave it as it is
+	stop    func()
 }
 
-func (s *grpcServer) Export(ctx context.Context, request plogotlp.ExportRequest) (plogotlp.ExportResponse, error) {
-	header := make(http.Header)
-	md, _ := metadata.FromIncomingContext(ctx)
-	for key, values := range md {
-		header[http.CanonicalHeaderKey(key)] = values
-	}
-	call := s.add(header, request.Logs())
-	response := plogotlp.NewExportResponse()
-	if s.answer != nil {
-		if err := s.answer(call, response); err != nil {
-			return response, err
-		}
-	}
-	s.take(call)
-	return response, nil
-}
+type grpcAnswer = func(call int, partial *partial) error
 
-type grpcAnswer = func(call int, response plogotlp.ExportResponse) error
+// partial is the partial success that a server answers with.
+type partial struct {
+	rejected int64
+	message  string
+}
 
 func serveGRPC(t *testing.T, answer grpcAnswer, options ...grpc.ServerOption) *grpcServer {
 	t.Helper()
@@ -150,13 +140,26 @@ func serveGRPC(t *testing.T, answer grpcAnswer, options ...grpc.ServerOption) *g
 
 func serveGRPCAt(t *testing.T, addr string, answer grpcAnswer, options ...grpc.ServerOption) *grpcServer {
 	t.Helper()
-	listener, err := net.Listen("tcp", addr)
+	s := &grpcServer{inbox: &inbox{}, addr: addr, answer: answer, options: options}
+	s.serve(t)
+	return s
+}
+
+// serve begins to serve, also after stop.
+func (s *grpcServer) serve(t *testing.T) {
+	t.Helper()
+	listener, err := net.Listen("tcp", s.addr)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &grpcServer{addr: listener.Addr().String(), answer: answer}
-	server := grpc.NewServer(options...)
-	plogotlp.RegisterGRPCServer(server, s)
+	s.addr = listener.Addr().String()
+	if s.wrap != nil {
+		listener = s.wrap(listener)
+	}
+	server := grpc.NewServer(s.options...)
+	plogotlp.RegisterGRPCServer(server, &logsServer{grpcServer: s})
+	pmetricotlp.RegisterGRPCServer(server, &metricsServer{grpcServer: s})
+	ptraceotlp.RegisterGRPCServer(server, &tracesServer{grpcServer: s})
 	var served sync.WaitGroup
 	served.Go(func() { _ = server.Serve(listener) })
 	s.stop = func() {
@@ -164,7 +167,62 @@ func serveGRPCAt(t *testing.T, addr string, answer grpcAnswer, options ...grpc.S
 		served.Wait()
 	}
 	t.Cleanup(s.stop)
-	return s
+}
+
+func (s *grpcServer) receive(ctx context.Context, bodies []string) (partial, error) {
+	header := make(http.Header)
+	md, _ := metadata.FromIncomingContext(ctx)
+	for key, values := range md {
+		header[http.CanonicalHeaderKey(key)] = values
+	}
+	call := s.add(header, bodies)
+	var p partial
+	if s.answer != nil {
+		if err := s.answer(call, &p); err != nil {
+			return p, err
+		}
+	}
+	s.take(call)
+	return p, nil
+}
+
+type logsServer struct {
+	plogotlp.UnimplementedGRPCServer
+	*grpcServer
+}
+
+func (s logsServer) Export(ctx context.Context, request plogotlp.ExportRequest) (plogotlp.ExportResponse, error) {
+	p, err := s.receive(ctx, logBodies(request.Logs()))
+	response := plogotlp.NewExportResponse()
+	response.PartialSuccess().SetRejectedLogRecords(p.rejected)
+	response.PartialSuccess().SetErrorMessage(p.message)
+	return response, err
+}
+
+type metricsServer struct {
+	pmetricotlp.UnimplementedGRPCServer
+	*grpcServer
+}
+
+func (s metricsServer) Export(ctx context.Context, request pmetricotlp.ExportRequest) (pmetricotlp.ExportResponse, error) {
+	p, err := s.receive(ctx, pointBodies(request.Metrics()))
+	response := pmetricotlp.NewExportResponse()
+	response.PartialSuccess().SetRejectedDataPoints(p.rejected)
+	response.PartialSuccess().SetErrorMessage(p.message)
+	return response, err
+}
+
+type tracesServer struct {
+	ptraceotlp.UnimplementedGRPCServer
+	*grpcServer
+}
+
+func (s tracesServer) Export(ctx context.Context, request ptraceotlp.ExportRequest) (ptraceotlp.ExportResponse, error) {
+	p, err := s.receive(ctx, spanBodies(request.Traces()))
+	response := ptraceotlp.NewExportResponse()
+	response.PartialSuccess().SetRejectedSpans(p.rejected)
+	response.PartialSuccess().SetErrorMessage(p.message)
+	return response, err
 }
 
 // freeAddr returns an address that refuses connections until the test listens there. It is one that
@@ -182,7 +240,7 @@ func freeAddr(t *testing.T) string {
 // httpServer is an OTLP server. answer decides on the call-th request, counted from 0, by answering
 // it and returning false; nil takes all.
 type httpServer struct {
-	inbox
+	*inbox
 	*httptest.Server
 	answer httpAnswer
 }
@@ -198,45 +256,96 @@ func serveHTTP(t *testing.T, answer httpAnswer) *httpServer {
 }
 
 func newHTTPServer(answer httpAnswer) *httpServer {
-	s := &httpServer{answer: answer}
-	s.Server = httptest.NewUnstartedServer(http.HandlerFunc(s.export))
+	s := &httpServer{inbox: &inbox{}, answer: answer}
+	s.Server = httptest.NewUnstartedServer(s)
 	return s
 }
 
-func (s *httpServer) export(w http.ResponseWriter, r *http.Request) {
-	ld, err := readRequest(r)
+// serveAt serves, also after Close, at the address that addr is.
+func (s *httpServer) serveAt(t *testing.T, addr string) {
+	t.Helper()
+	listener, err := net.Listen("tcp", addr)
 	if err != nil {
-		http.Error(w, err.Error(), http.StatusBadRequest)
+		t.Fatal(err)
+	}
+	s.Server = &httptest.Server{Listener: listener, Config: &http.Server{Handler: s}}
+	s.Start()
+	t.Cleanup(s.Close)
+}
+
+func (s *httpServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	bodies, err := readRequest(r)
+	if err != nil {
+		code := http.StatusBadRequest
+		if _, large := errors.AsType[*http.MaxBytesError](err); large {
+			code = http.StatusRequestEntityTooLarge
+		}
+		http.Error(w, err.Error(), code)
 		return
 	}
 	header := r.Header.Clone()
 	header.Set("Path", r.URL.String())
-	call := s.add(header, ld)
+	call := s.add(header, bodies)
 	if s.answer != nil && !s.answer(call, w) {
 		return
 	}
 	s.take(call)
 }
 
-func readRequest(r *http.Request) (plog.Logs, error) {
-	var body io.Reader = r.Body
-	if r.Header.Get("Content-Encoding") == "gzip" {
-		var err error
-		if body, err = gzip.NewReader(r.Body); err != nil {
-			return plog.Logs{}, err
-		}
-	}
-	data, err := io.ReadAll(body)
+// readRequest returns the bodies of the items in a request of at most maxRequestSize.
+func readRequest(r *http.Request) ([]string, error) {
+	body, err := decompressed(r)
 	if err != nil {
-		return plog.Logs{}, err
+		return nil, err
 	}
-	request := plogotlp.NewExportRequest()
-	if r.Header.Get("Content-Type") == contentJSON {
-		err = request.UnmarshalJSON(data)
-	} else {
-		err = request.UnmarshalProto(data)
+	data, err := io.ReadAll(http.MaxBytesReader(nil, body, maxRequestSize))
+	if err != nil {
+		return nil, err
 	}
-	return request.Logs(), err
+	unmarshal := func(proto, json func([]byte) error) error {
+		if r.Header.Get("Content-Type") == contentJSON {
+			return json(data)
+		}
+		return proto(data)
+	}
+	switch path.Base(r.URL.Path) {
+	case "metrics":
+		request := pmetricotlp.NewExportRequest()
+		err := unmarshal(request.UnmarshalProto, request.UnmarshalJSON)
+		return pointBodies(request.Metrics()), err
+	case "traces":
+		request := ptraceotlp.NewExportRequest()
+		err := unmarshal(request.UnmarshalProto, request.UnmarshalJSON)
+		return spanBodies(request.Traces()), err
+	default:
+		request := plogotlp.NewExportRequest()
+		err := unmarshal(request.UnmarshalProto, request.UnmarshalJSON)
+		return logBodies(request.Logs()), err
+	}
+}
+
+func decompressed(r *http.Request) (io.ReadCloser, error) {
+	switch encoding := r.Header.Get("Content-Encoding"); encoding {
+	case "":
+		return r.Body, nil
+	case "gzip":
+		return gzip.NewReader(r.Body)
+	case "snappy": // a single block
+		data, err := io.ReadAll(r.Body)
+		if err != nil {
+			return nil, err
+		}
+		decoded, err := snappy.Decode(nil, data)
+		return io.NopCloser(bytes.NewReader(decoded)), err
+	case "zstd":
+		decoder, err := zstd.NewReader(r.Body)
+		if err != nil {
+			return nil, err
+		}
+		return decoder.IOReadCloser(), nil
+	default:
+		return nil, fmt.Errorf("content encoding %q", encoding)
+	}
 }
 
 // logsOf returns one record for each body, all of one resource.
@@ -251,7 +360,7 @@ func logsOf(bodies ...string) plog.Logs {
 	return ld
 }
 
-func bodies(ld plog.Logs) []string {
+func logBodies(ld plog.Logs) []string {
 	var all []string
 	for _, rl := range ld.ResourceLogs().All() {
 		for _, sl := range rl.ScopeLogs().All() {
@@ -261,6 +370,143 @@ func bodies(ld plog.Logs) []string {
 		}
 	}
 	return all
+}
+
+// metricsOf returns one data point for each body, all of one metric.
+func metricsOf(bodies ...string) pmetric.Metrics {
+	md := pmetric.NewMetrics()
+	metric := md.ResourceMetrics().AppendEmpty().ScopeMetrics().AppendEmpty().Metrics().AppendEmpty()
+	metric.SetName("test")
+	points := metric.SetEmptyGauge().DataPoints()
+	for _, body := range bodies {
+		points.AppendEmpty().Attributes().PutStr("body", body)
+	}
+	return md
+}
+
+func pointBodies(md pmetric.Metrics) []string {
+	var all []string
+	for _, rm := range md.ResourceMetrics().All() {
+		for _, sm := range rm.ScopeMetrics().All() {
+			for _, metric := range sm.Metrics().All() {
+				for _, point := range metric.Gauge().DataPoints().All() {
+					body, _ := point.Attributes().Get("body")
+					all = append(all, body.Str())
+				}
+			}
+		}
+	}
+	return all
+}
+
+// tracesOf returns one span for each body.
+func tracesOf(bodies ...string) ptrace.Traces {
+	td := ptrace.NewTraces()
+	spans := td.ResourceSpans().AppendEmpty().ScopeSpans().AppendEmpty().Spans()
+	for _, body := range bodies {
+		spans.AppendEmpty().SetName(body)
+	}
+	return td
+}
+
+func spanBodies(td ptrace.Traces) []string {
+	var all []string
+	for _, rs := range td.ResourceSpans().All() {
+		for _, ss := range rs.ScopeSpans().All() {
+			for _, span := range ss.Spans().All() {
+				all = append(all, span.Name())
+			}
+		}
+	}
+	return all
+}
+
+// subject is an exporter of any signal.
+type subject struct {
+	component.Component
+	Stats func() Stats
+	offer func(ctx context.Context, bodies ...string) error
+}
+
+// maker makes the exporter of one signal over one transport. The one it is not for is nil.
+type maker struct {
+	name string
+	grpc func(t *testing.T, set exporter.Settings, cfg *GRPCConfig) subject
+	http func(t *testing.T, set exporter.Settings, cfg *HTTPConfig) subject
+}
+
+var makers = []maker{
+	{name: "gRPC logs", grpc: making(NewGRPCLogs, (*Logs).ConsumeLogs, logsOf)},
+	{name: "gRPC metrics", grpc: making(NewGRPCMetrics, (*Metrics).ConsumeMetrics, metricsOf)},
+	{name: "gRPC traces", grpc: making(NewGRPCTraces, (*Traces).ConsumeTraces, tracesOf)},
+	{name: "HTTP logs", http: making(NewHTTPLogs, (*Logs).ConsumeLogs, logsOf)},
+	{name: "HTTP metrics", http: making(NewHTTPMetrics, (*Metrics).ConsumeMetrics, metricsOf)},
+	{name: "HTTP traces", http: making(NewHTTPTraces, (*Traces).ConsumeTraces, tracesOf)},
+}
+
+// script is what a server answers, over gRPC or HTTP. One that lacks its transport's part takes all.
+type script struct {
+	grpc grpcAnswer
+	http httpAnswer
+}
+
+// deployment is an exporter and the server that it sends to.
+type deployment struct {
+	subject
+	*inbox
+	server string // as the exporter calls it
+}
+
+// tune changes what both configurations have.
+type tune = func(queue *queueConfig, retry *retryConfig)
+
+// deploy serves and makes an exporter, which is not started yet.
+func (m maker) deploy(t *testing.T, set exporter.Settings, answers script, tunes ...tune) deployment {
+	t.Helper()
+	if m.grpc != nil {
+		s := serveGRPC(t, answers.grpc)
+		cfg := grpcConfig(s.addr)
+		for _, tune := range tunes {
+			tune(&cfg.QueueConfig, &cfg.RetryConfig)
+		}
+		return deployment{m.grpc(t, set, cfg), s.inbox, s.addr}
+	}
+	s := serveHTTP(t, answers.http)
+	cfg := httpConfig(s.URL)
+	for _, tune := range tunes {
+		tune(&cfg.QueueConfig, &cfg.RetryConfig)
+	}
+	_, signal, _ := strings.Cut(m.name, " ")
+	return deployment{m.http(t, set, cfg), s.inbox, s.URL + "/v1/" + signal}
+}
+
+// run is deploy with the exporter started.
+func (m maker) run(t *testing.T, answers script, tunes ...tune) deployment {
+	t.Helper()
+	d := m.deploy(t, settings(), answers, tunes...)
+	start(t, d.subject)
+	return d
+}
+
+// eachTransport has one signal for each transport, where the signal makes no difference.
+var eachTransport = []maker{makers[2], makers[4]}
+
+type statistician interface {
+	component.Component
+	Stats() Stats
+}
+
+func making[E statistician, C, T any](
+	create func(context.Context, exporter.Settings, C) (E, error), consume func(E, context.Context, T) error, of func(...string) T,
+) func(*testing.T, exporter.Settings, C) subject {
+	return func(t *testing.T, set exporter.Settings, cfg C) subject {
+		t.Helper()
+		e, err := create(t.Context(), set, cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return subject{e, e.Stats, func(ctx context.Context, bodies ...string) error { return consume(e, ctx, of(bodies...)) }}
+	}
 }
 
 // host has the extensions it is made of.
@@ -338,34 +584,39 @@ func startHTTP(t *testing.T, cfg *HTTPConfig) *Logs {
 	return start(t, mustHTTP(t, settings(), cfg))
 }
 
-func start(t *testing.T, l *Logs) *Logs {
+func start[E component.Component](t *testing.T, e E) E {
 	t.Helper()
-	if err := l.Start(t.Context(), host{}); err != nil {
+	if err := e.Start(t.Context(), host{}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), time.Second)
 		defer cancel()
-		_ = l.Shutdown(ctx)
+		_ = e.Shutdown(ctx)
 	})
-	return l
+	return e
 }
 
-func consume(t *testing.T, l *Logs, bodies ...string) {
+func consumeLogs(t *testing.T, l *Logs, bodies ...string) {
 	t.Helper()
 	if err := l.ConsumeLogs(t.Context(), logsOf(bodies...)); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func wantStats(t *testing.T, l *Logs, want Stats) {
+func mustOffer(t *testing.T, s subject, bodies ...string) {
+	t.Helper()
+	if err := s.offer(t.Context(), bodies...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// wantStats waits until nothing is queued and compares.
+func wantStats(t *testing.T, stats func() Stats, want Stats) {
 	t.Helper()
 	// The exporter counts after the server has answered.
-	eventually(t, func() bool {
-		s := l.Stats()
-		return s.Offered-s.Refused == s.Sent+s.Rejected+s.Dropped
-	})
-	if diff := cmp.Diff(want, l.Stats()); diff != "" {
+	eventually(t, func() bool { return stats().Queued == want.Queued })
+	if diff := cmp.Diff(want, stats()); diff != "" {
 		t.Errorf("stats (-want +got):\n%s", diff)
 	}
 }
@@ -379,63 +630,11 @@ func numbered(n int) []string {
 	return all
 }
 
-// authority is a CA made for one test.
-type authority struct {
-	file string // its certificate, PEM
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-}
-
-func newAuthority(t *testing.T) *authority {
-	t.Helper()
-	ca := &authority{file: filepath.Join(t.TempDir(), "ca.pem"), key: newKey(t)}
-	template := &x509.Certificate{
-		SerialNumber:          big.NewInt(1),
-		Subject:               pkix.Name{CommonName: "test CA"},
-		NotBefore:             time.Now().Add(-time.Hour),
-		NotAfter:              time.Now().Add(time.Hour),
-		IsCA:                  true,
-		BasicConstraintsValid: true,
-		KeyUsage:              x509.KeyUsageCertSign,
+// large returns 60 different bodies, 6 MB in all: they need two requests.
+func large() []string {
+	all := numbered(60)
+	for i := range all {
+		all[i] += strings.Repeat(".", 100_000)
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &ca.key.PublicKey, ca.key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if ca.cert, err = x509.ParseCertificate(der); err != nil {
-		t.Fatal(err)
-	}
-	encoded := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	if err := os.WriteFile(ca.file, encoded, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return ca
-}
-
-// serverConfig is TLS for 127.0.0.1.
-func (ca *authority) serverConfig(t *testing.T) *tls.Config {
-	t.Helper()
-	key := newKey(t)
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(2),
-		Subject:      pkix.Name{CommonName: "test server"},
-		NotBefore:    time.Now().Add(-time.Hour),
-		NotAfter:     time.Now().Add(time.Hour),
-		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-		IPAddresses:  []net.IP{net.IPv4(127, 0, 0, 1)},
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, ca.cert, &key.PublicKey, ca.key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
-}
-
-func newKey(t *testing.T) *ecdsa.PrivateKey {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return key
+	return all
 }

@@ -1,53 +1,35 @@
 package otlp
 
-import "go.opentelemetry.io/collector/pdata/plog"
-
-// split returns ld cut into parts that are at most limit bytes in protobuf, or a single record. It
-// leaves ld as it is.
-func split(ld plog.Logs, limit int) []plog.Logs {
-	var sizer plog.ProtoMarshaler
-	n := ld.LogRecordCount()
-	if n < 2 || sizer.LogsSize(ld) <= limit {
-		return []plog.Logs{ld}
+// split returns data cut into parts that are at most limit bytes in protobuf, or a single item. It
+// leaves data as it is.
+func (s *signal[T]) split(data T, limit int) []T {
+	n := s.count(data)
+	if n < 2 || s.size(data) <= limit {
+		return []T{data}
 	}
-	return append(split(records(ld, 0, n/2), limit), split(records(ld, n/2, n), limit)...)
+	return append(s.split(s.part(data, 0, n/2), limit), s.split(s.part(data, n/2, n), limit)...)
 }
 
-// records returns a copy of the log records [from, to) of ld, each under its resource and scope.
-func records(ld plog.Logs, from, to int) plog.Logs {
-	out := plog.NewLogs()
-	for _, rl := range ld.ResourceLogs().All() {
-		rlOut := plog.NewResourceLogs()
-		for _, sl := range rl.ScopeLogs().All() {
-			n := sl.LogRecords().Len()
-			if lo, hi := max(from, 0), min(to, n); lo < hi {
-				copyRecords(sl, rlOut.ScopeLogs().AppendEmpty(), lo, hi)
-			}
-			from, to = from-n, to-n
-		}
-		if rlOut.ScopeLogs().Len() > 0 {
-			rl.Resource().CopyTo(rlOut.Resource())
-			rlOut.SetSchemaUrl(rl.SchemaUrl())
-			rlOut.MoveTo(out.ResourceLogs().AppendEmpty())
-		}
-	}
+// part returns a copy of the items [from, to) of data, each under its resource and scope.
+func (s *signal[T]) part(data T, from, to int) T {
+	out := s.empty()
+	s.copy(data, out)
+	i := 0
+	s.prune(out, func() bool {
+		i++
+		return i <= from || i > to
+	})
 	return out
 }
 
-func copyRecords(from, to plog.ScopeLogs, lo, hi int) {
-	from.Scope().CopyTo(to.Scope())
-	to.SetSchemaUrl(from.SchemaUrl())
-	to.LogRecords().EnsureCapacity(hi - lo)
-	for i := lo; i < hi; i++ {
-		from.LogRecords().At(i).CopyTo(to.LogRecords().AppendEmpty())
-	}
+// slice is a plog.LogRecordSlice or its like.
+type slice[E any] interface {
+	RemoveIf(drop func(E) bool)
+	Len() int
 }
 
-// join moves parts together again.
-func join(parts []plog.Logs) plog.Logs {
-	out := plog.NewLogs()
-	for _, part := range parts {
-		part.ResourceLogs().MoveAndAppendTo(out.ResourceLogs())
-	}
-	return out
+// prune removes from s what drop says, and tells whether nothing is left.
+func prune[E any](s slice[E], drop func(E) bool) bool {
+	s.RemoveIf(drop)
+	return s.Len() == 0
 }
