@@ -9,8 +9,12 @@ import (
 	"go.opentelemetry.io/collector/pdata/pmetric"
 )
 
-// bounds are the upper ends of the buckets of every histogram, in seconds.
-var bounds = []float64{0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300}
+// The upper ends of the buckets, in seconds: of how long connections last, and of how long the network
+// takes.
+var (
+	lifetimes = []float64{0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300}
+	latencies = []float64{0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2}
+)
 
 // exemplar is a measurement, and the span that it comes from. The zero value is none.
 type exemplar struct {
@@ -38,18 +42,19 @@ func (e *exemplars) appendTo(s pmetric.ExemplarSlice) {
 // histogram is the distribution of one series. Explicit and exponential ones differ in their buckets.
 type histogram struct {
 	exponential *structure.Float64 // nil: explicit
-	counts      []uint64           // of the explicit buckets, the last without a bound
+	bounds      []float64
+	counts      []uint64 // of the explicit buckets, the last without a bound
 	sum         float64
 	min, max    float64
 	count       uint64
 	exemplars   exemplars
 }
 
-func newHistogram(kind string) *histogram {
+func newHistogram(kind string, bounds []float64) *histogram {
 	if kind == HistogramExponential {
 		return &histogram{exponential: structure.NewFloat64(structure.NewConfig())}
 	}
-	return &histogram{counts: make([]uint64, len(bounds)+1)}
+	return &histogram{bounds: bounds, counts: make([]uint64, len(bounds)+1)}
 }
 
 func (h *histogram) record(v float64, at time.Time, l link) {
@@ -57,7 +62,7 @@ func (h *histogram) record(v float64, at time.Time, l link) {
 	if h.exponential != nil {
 		h.exponential.Update(v)
 	} else {
-		slot, _ = slices.BinarySearch(bounds, v)
+		slot, _ = slices.BinarySearch(h.bounds, v)
 		h.counts[slot]++
 	}
 	if h.count == 0 || v < h.min {
@@ -87,7 +92,7 @@ func (h *histogram) clear(cumulative bool) {
 }
 
 func (h *histogram) fillExplicit(d pmetric.HistogramDataPoint) {
-	d.ExplicitBounds().FromRaw(bounds)
+	d.ExplicitBounds().FromRaw(h.bounds)
 	d.BucketCounts().FromRaw(h.counts)
 	d.SetCount(h.count)
 	d.SetSum(h.sum)

@@ -40,6 +40,7 @@ const (
 type instrument struct {
 	name, unit, description string
 	shape                   shape
+	bounds                  []float64 // of the explicit buckets
 
 	series   []*series
 	index    map[labels]*series
@@ -48,9 +49,9 @@ type instrument struct {
 
 func instruments() []instrument {
 	return []instrument{
-		{name: "tcp.connection.duration", unit: "s", description: "How long connections lasted, told when they are over.", shape: shapeHistogram},
-		{name: "tcp.connection.handshake.duration", unit: "s", description: "How long the handshakes of connections took.", shape: shapeHistogram},
-		{name: "tcp.connection.rtt", unit: "s", description: "Smoothed round-trip time of connections that have sent or received anything since the last time.", shape: shapeHistogram},
+		{name: "tcp.connection.duration", unit: "s", description: "How long connections lasted, told when they are over.", shape: shapeHistogram, bounds: lifetimes},
+		{name: "tcp.connection.handshake.duration", unit: "s", description: "How long the handshakes of connections took.", shape: shapeHistogram, bounds: latencies},
+		{name: "tcp.connection.rtt", unit: "s", description: "Smoothed round-trip time of connections that have sent or received anything since the last time.", shape: shapeHistogram, bounds: latencies},
 		{name: "tcp.connection.active", unit: "{connection}", description: "Open connections.", shape: shapeUpDownCounter},
 		{name: "tcp.connection.opened", unit: "{connection}", description: "Connections that were established."},
 		{name: "tcp.connection.closed", unit: "{connection}", description: "Connections that ended after they had been established."},
@@ -241,7 +242,7 @@ func (m *metrics) at(metric int, who labels) *series {
 func (m *metrics) newSeries(in *instrument, who labels) *series {
 	s := &series{labels: who, start: m.began, changed: m.now}
 	if in.shape == shapeHistogram {
-		s.hist = newHistogram(m.cfg.Histogram)
+		s.hist = newHistogram(m.cfg.Histogram, in.bounds)
 	}
 	return s
 }
