@@ -67,7 +67,8 @@ struct cpu {
 	__u64 no_storage; /* transitions not seen to: no memory for the socket's storage */
 	__u64 excluded;	  /* events of the tracer's own sockets, left out */
 	__u64 rescued;	  /* transitions that fell to the second program */
-	__u64 _pad[8];
+	__u64 retried;	  /* of these: the first had no memory; the others it was skipped for */
+	__u64 _pad[7];
 };
 
 struct {

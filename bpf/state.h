@@ -207,35 +207,34 @@ static __always_inline struct conn *remember(struct sock *sk, int old)
  * interrupts it would go unseen. So the tracer is attached twice. Whichever program comes first
  * sees to the transition; the other finds in the socket's storage that it is done. Where one was
  * skipped, or had no memory, the other does its work: a softirq cannot find both running, they
- * run one after the other.
+ * run one after the other. What both were skipped for, user space finds as a difference: how often
+ * the kernel has skipped the first, less what the second was rescuing.
  */
-static __always_inline int transition(struct sock *sk, int old, int new, bool second)
+static __always_inline void transition(struct sock *sk, int old, int new, bool second)
 {
 	struct cpu *cpu = this_cpu();
 	struct tcp_sock *tp;
 	struct conn *c;
 
 	if (sk->sk_protocol != IPPROTO_TCP || old == new || !cpu)
-		return 0;
+		return;
 	c = bpf_sk_storage_get(&conns, sk, 0, 0);
 	if (c && c->state == new)
-		return 0;
+		return;
 	if (second)
 		count(&cpu->rescued);
 	if (!c)
 		c = remember(sk, old);
 	if (!c) {
-		if (second)
-			count(&cpu->no_storage);
-		return 0;
+		count(second ? &cpu->no_storage : &cpu->retried);
+		return;
 	}
 	tp = bpf_skc_to_tcp_sock(sk);
 	if (!tp)
-		return 0;
+		return;
 	c->state = new;
 	step(c, sk, tp, old, new);
 	c->states |= 1 << new;
-	return 0;
 }
 
 #endif

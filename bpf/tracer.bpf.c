@@ -6,17 +6,36 @@
 
 char LICENSE[] SEC("license") = "GPL";
 
+/*
+ * From Linux 7 on a program may be preempted, and is then skipped on that CPU until its task goes on.
+ * Where the kernel offers it (6.10), preemption stays off, as it always was before. kernel/bpf/helpers.c
+ */
+extern void bpf_preempt_disable(void) __ksym __weak;
+extern void bpf_preempt_enable(void) __ksym __weak;
+
+static __always_inline int undisturbed(struct sock *sk, int old, int new, bool second)
+{
+	bool preemptible = bpf_preempt_disable;
+
+	if (preemptible)
+		bpf_preempt_disable();
+	transition(sk, old, new, second);
+	if (preemptible)
+		bpf_preempt_enable();
+	return 0;
+}
+
 /* include/trace/events/sock.h: called under the socket's lock, before sk_state is written. */
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(first, struct sock *sk, int old, int new)
 {
-	return transition(sk, old, new, false);
+	return undisturbed(sk, old, new, false);
 }
 
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(second, struct sock *sk, int old, int new)
 {
-	return transition(sk, old, new, true);
+	return undisturbed(sk, old, new, true);
 }
 
 /*

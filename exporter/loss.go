@@ -16,7 +16,8 @@ type loss struct {
 	sequences []merge.Sequence
 	quiet     []uint64    // when each CPU was last found without a program in flight
 	missing   uint64      // numbers of events that never came
-	seen      uint64      // losses that a repair has begun for
+	lost      uint64      // events and state changes that are known to be lost
+	seen      uint64      // of lost: what a repair has begun for
 	unstored  uint64      // sockets without storage that were looked for
 	compared  time.Time   // when the kernel's sockets were last looked at
 	list      *probe.List // taken, waiting for the stream to reach it
@@ -101,7 +102,7 @@ func (x *Exporter) pay(ctx context.Context) error {
 // idle is how long the reader may sleep while nothing happens: no longer than between any two rounds
 // as long as a repair is to begin, or it or a sample to be completed.
 func (x *Exporter) idle() time.Duration {
-	if x.loss.list != nil || x.samples.to != 0 || x.tracer.Lost() != x.loss.seen {
+	if x.loss.list != nil || x.samples.to != 0 || x.loss.lost != x.loss.seen {
 		return min(x.cfg.Tracer.Interval, sleepAtMost)
 	}
 	return sleepAtMost
@@ -112,7 +113,12 @@ func (x *Exporter) idle() time.Duration {
 // were lost, and lists what is still there. Events go on meanwhile. What is lost during the repair
 // calls for another one.
 func (x *Exporter) repair(ctx context.Context) {
-	lost := x.tracer.Lost()
+	lost, err := x.tracer.Lost()
+	if err != nil {
+		x.loss.complain("counting what is lost", err)
+		return
+	}
+	x.loss.lost = lost
 	x.loss.notice(lost)
 	since := time.Since(x.loss.compared)
 	if x.loss.list != nil || since < repairEvery || lost == x.loss.seen && since < x.cfg.Tracer.Audit {

@@ -27,7 +27,7 @@ type Stats struct {
 	Read        uint64 // events read from the rings
 	Lost        uint64 // events for which a ring had no room, tries to adopt among them
 	Missing     uint64 // of Lost: located, by the numbers that are missing between two events of a CPU
-	Unseen      uint64 // state changes for which the kernel had no memory
+	Unseen      uint64 // state changes for which the kernel had no memory, or ran no program
 	Excluded    uint64 // events of this process's own connections
 	Malformed   uint64 // of Read: samples that could not be decoded
 	Corrupt     uint64 // rings that could not be read on, and what they held was given up
@@ -55,6 +55,7 @@ type CPUStats struct {
 	NoStorage uint64 // state changes for which the kernel had no memory
 	Excluded  uint64 // events of this process's own connections
 	Rescued   uint64 // state changes that the first program missed and the second saw to
+	Retried   uint64 // of Rescued: the first had no memory for the socket's storage
 }
 
 // Told is what was given to the consumers, and what of it they did not take, counted once for each of
@@ -78,7 +79,7 @@ func (x *Exporter) Stats() (Stats, error) {
 		return Stats{}, err
 	}
 	total := kernel.Total()
-	s.Lost, s.Unseen, s.Excluded = total.RingFull+total.NoRing, total.NoStorage, total.Excluded
+	s.Lost, s.Unseen, s.Excluded = total.RingFull+total.NoRing, total.NoStorage+kernel.Skipped, total.Excluded
 	s.Misses = kernel.Misses
 	s.CPUs = make([]CPUStats, len(kernel.CPU))
 	for i, c := range kernel.CPU {

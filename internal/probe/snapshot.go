@@ -177,11 +177,17 @@ func (t *Tracer) Unstored() (n uint64) {
 	return n
 }
 
-// Lost is how many events and state changes have found no room so far, on all CPUs.
-func (t *Tracer) Lost() (n uint64) {
-	for i := range t.cpus {
-		c := &t.cpus[i]
-		n += atomic.LoadUint64(&c.RingFull) + atomic.LoadUint64(&c.NoRing) + atomic.LoadUint64(&c.NoStorage)
+// Lost is how many events and state changes have found no room or no program so far, on all CPUs. What
+// no program has seen counts when it is still so at the next call: the second may just be about to.
+// It must not be called concurrently with itself.
+func (t *Tracer) Lost() (uint64, error) {
+	misses, err := t.misses()
+	if err != nil {
+		return 0, err
 	}
-	return n
+	sum := t.count()
+	now := skipped(misses, sum)
+	t.skipped = max(t.skipped, min(now, t.skippedNow))
+	t.skippedNow = now
+	return sum.RingFull + sum.NoRing + sum.NoStorage + t.skipped, nil
 }

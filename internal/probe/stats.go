@@ -17,6 +17,7 @@ type CPUStats struct {
 	NoStorage uint64 // state changes not seen to: no memory for the socket's storage
 	Excluded  uint64 // events of the tracer's own sockets
 	Rescued   uint64 // state changes that the first program missed and the second saw to
+	Retried   uint64 // of Rescued: the first had no memory for the socket's storage
 }
 
 // Stats are totals since Load. Submitted over all CPUs = Read, once the rings are drained and
@@ -25,30 +26,69 @@ type Stats struct {
 	CPU     []CPUStats
 	Read    uint64 // samples handed out by Drain
 	Corrupt uint64 // rings given up at a header that cannot be true
-	Misses  uint64 // times that the kernel skipped the first program because it was running; see Rescued
+	Misses  uint64 // times that the kernel skipped the first program because it was running
+	Skipped uint64 // of Misses: the second was skipped too, and the state change seen by neither
 }
 
 // Stats reads the counters. It may be called concurrently with everything but Close.
 func (t *Tracer) Stats() (Stats, error) {
 	s := Stats{CPU: make([]CPUStats, len(t.cpus)), Read: t.read.Load(), Corrupt: t.corrupt.Load()}
-	for i := range t.cpus {
-		c := &t.cpus[i]
-		s.CPU[i] = CPUStats{
-			Numbered:  atomic.LoadUint64(&c.Seq),
-			Submitted: atomic.LoadUint64(&c.Submitted),
-			RingFull:  atomic.LoadUint64(&c.RingFull),
-			NoRing:    atomic.LoadUint64(&c.NoRing),
-			NoStorage: atomic.LoadUint64(&c.NoStorage),
-			Excluded:  atomic.LoadUint64(&c.Excluded),
-			Rescued:   atomic.LoadUint64(&c.Rescued),
-		}
+	var err error
+	if s.Misses, err = t.misses(); err != nil { // before Rescued, which follows it
+		return Stats{}, err
 	}
+	for i := range t.cpus {
+		s.CPU[i] = t.cpus[i].stats()
+	}
+	s.Skipped = skipped(s.Misses, s.Total())
+	return s, nil
+}
+
+// count sums the counters of all CPUs.
+func (t *Tracer) count() (sum CPUStats) {
+	for i := range t.cpus {
+		sum.add(t.cpus[i].stats())
+	}
+	return sum
+}
+
+func (c *tracerCpu) stats() CPUStats {
+	return CPUStats{
+		Numbered:  atomic.LoadUint64(&c.Seq),
+		Submitted: atomic.LoadUint64(&c.Submitted),
+		RingFull:  atomic.LoadUint64(&c.RingFull),
+		NoRing:    atomic.LoadUint64(&c.NoRing),
+		NoStorage: atomic.LoadUint64(&c.NoStorage),
+		Excluded:  atomic.LoadUint64(&c.Excluded),
+		Rescued:   atomic.LoadUint64(&c.Rescued),
+		Retried:   atomic.LoadUint64(&c.Retried),
+	}
+}
+
+func (s *CPUStats) add(c CPUStats) {
+	s.Numbered += c.Numbered
+	s.Submitted += c.Submitted
+	s.RingFull += c.RingFull
+	s.NoRing += c.NoRing
+	s.NoStorage += c.NoStorage
+	s.Excluded += c.Excluded
+	s.Rescued += c.Rescued
+	s.Retried += c.Retried
+}
+
+func (t *Tracer) misses() (uint64, error) {
 	stats, err := t.objects.First.Stats()
 	if err != nil {
-		return Stats{}, fmt.Errorf("reading the program's statistics: %w", err)
+		return 0, fmt.Errorf("reading the program's statistics: %w", err)
 	}
-	s.Misses = stats.RecursionMisses
-	return s, nil
+	return stats.RecursionMisses, nil
+}
+
+// skipped is what the first program was skipped for and the second did not rescue. While the second is
+// about to, it counts too.
+func skipped(misses uint64, total CPUStats) uint64 {
+	rescued := total.Rescued - total.Retried
+	return max(misses, rescued) - rescued
 }
 
 // Read is how many samples Drain has handed out, and how many rings it has given up.
@@ -57,13 +97,7 @@ func (t *Tracer) Read() (samples, corrupt uint64) { return t.read.Load(), t.corr
 // Total sums the CPUs.
 func (s Stats) Total() (sum CPUStats) {
 	for _, c := range s.CPU {
-		sum.Numbered += c.Numbered
-		sum.Submitted += c.Submitted
-		sum.RingFull += c.RingFull
-		sum.NoRing += c.NoRing
-		sum.NoStorage += c.NoStorage
-		sum.Excluded += c.Excluded
-		sum.Rescued += c.Rescued
+		sum.add(c)
 	}
 	return sum
 }

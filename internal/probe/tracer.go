@@ -74,7 +74,10 @@ type Tracer struct {
 	read     atomic.Uint64 // samples handed out
 	corrupt  atomic.Uint64 // rings cut short by an impossible header
 	lastRead uint64        // read, at the latest Wait
-	crowded  bool          // a ring was more than a quarter full at the latest Drain
+
+	skipped, skippedNow uint64 // state changes that no program has seen: for sure, and at the latest Lost
+
+	crowded bool // a ring was more than a quarter full at the latest Drain
 }
 
 // Load loads the programs and makes the rings; nothing is traced before [Tracer.Attach].

@@ -58,7 +58,8 @@ type tracerCpu struct {
 	NoStorage uint64
 	Excluded  uint64
 	Rescued   uint64
-	Pad       [8]uint64
+	Retried   uint64
+	Pad       [7]uint64
 }
 
 type tracerNowArgs struct {
