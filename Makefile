@@ -11,7 +11,8 @@ TOOL := $(GO) tool -modfile=internal/tools/go.mod
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 # Debian packages by what needs them.
 BUILD_PACKAGES := clang-14 clang-format-14 llvm-14 libbpf-dev
-TEST_PACKAGES := iproute2
+TEST_PACKAGES := iproute2 prometheus util-linux
+KERNEL_PACKAGES := qemu-system-x86 seabios debian-archive-keyring iproute2 util-linux xz-utils
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E env "PATH=$$PATH")
 export CGO_ENABLED ?= 1
 
@@ -29,13 +30,19 @@ run: build ## trace this host's connections to the terminal, until Ctrl-C (needs
 
 .PHONY: test
 test: test-packages ## all tests; those of the kernel need root
-	@collector=$$(otelcol-config/build.sh) && \
-	CONNSPAN_TEST_COLLECTOR=$$collector $(AS_ROOT) $(GO) test -p 1 -race -count=1 ./...
+	@collector=$$(otelcol-config/build.sh) && receiver=$$(otelcol-config/receiver/build.sh) && \
+	CONNSPAN_TEST_COLLECTOR=$$collector CONNSPAN_TEST_RECEIVER=$$receiver $(AS_ROOT) $(GO) test -p 1 -race -count=1 ./...
 
 .PHONY: order
 order: test-packages ## a table: CPUs sleep inside the tracer, events are sorted or merged (needs root)
 	@out=$$($(AS_ROOT) $(GO) test -count=1 -v -run '^TestOrder$$' ./exporter) || { echo "$$out"; exit 1; }; \
 	sed -n '/out of order/,/^$$/p' <<<"$$out"
+
+# Lines of Debian kernels, newest, or all.
+KERNELS ?= 5.10 6.1 $(if $(SHORT),,6.12) newest
+.PHONY: test-kernels
+test-kernels: kernel-packages ## the tests of the kernel in virtual machines with KERNELS="6.1 newest", or all; SHORT=1: fewer
+	$(GO) run ./internal/vm $(if $(SHORT),-short,-page docs/kernels.md) $(KERNELS)
 
 .PHONY: model
 model: ## the protocol of the order and its mutants, checked with Spin (some minutes, 3 GB)
@@ -70,9 +77,10 @@ fuzz: ## a minute of fuzzing the decoder
 	$(GO) test -run '^$$' -fuzz FuzzDecode -fuzztime 60s ./internal/event
 
 # The packages that a target needs, installed where they are missing and apt is there to do it.
-.PHONY: build-packages test-packages
+.PHONY: build-packages test-packages kernel-packages
 build-packages: ; @$(call install,$(BUILD_PACKAGES))
 test-packages: ; @$(call install,$(TEST_PACKAGES))
+kernel-packages: ; @$(call install,$(KERNEL_PACKAGES))
 
 define install
 if command -v apt-get >/dev/null && ! dpkg -s $(1) >/dev/null 2>&1; then \

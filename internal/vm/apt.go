@@ -1,0 +1,289 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// An apt is a private view of the Debian archive: lists and downloads of its own, nothing installed,
+// the machine's own apt left as it is. Only the address of the mirror is the machine's.
+type apt struct {
+	dir   string
+	names []string // of packages that begin with linux-
+}
+
+// listsAge is how old the lists of packages may be. A kernel that has been superseded vanishes from
+// the mirror, so that old lists name what cannot be had any more.
+const listsAge = 7 * 24 * time.Hour
+
+// suites are those that have kernels, and the one with a QEMU for bookworm.
+var suites = []struct{ archive, name string }{
+	{"debian", "bullseye"},
+	{"debian-security", "bullseye-security"},
+	{"debian", "bookworm"},
+	{"debian-security", "bookworm-security"},
+	{"debian", "bookworm-backports"},
+	{"debian", "trixie"},
+	{"debian-security", "trixie-security"},
+	{"debian", "trixie-backports"},
+	{"debian", "sid"},
+}
+
+const configuration = `Dir::Etc::sourcelist "%[1]s/sources.list";
+Dir::Etc::sourceparts "%[1]s/none";
+Dir::Etc::preferences "%[1]s/none";
+Dir::Etc::preferencesparts "%[1]s/none";
+Dir::State::lists "%[1]s/lists";
+Dir::Cache "%[1]s/cache";
+APT::Sandbox::User "root";
+Acquire::Languages "none";
+Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
+Acquire::Retries "3";
+`
+
+// openApt prepares dir and fetches the lists, where there are none or they are old.
+func openApt(ctx context.Context, dir string) (*apt, error) {
+	a := &apt{dir: dir}
+	for _, sub := range []string{"lists/partial", "cache/archives/partial", "none"} {
+		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
+			return nil, err
+		}
+	}
+	if err := os.WriteFile(a.config(), fmt.Appendf(nil, configuration, dir), 0o644); err != nil {
+		return nil, err
+	}
+	if err := a.update(ctx); err != nil {
+		return nil, err
+	}
+	out, err := a.output(ctx, dir, "apt-cache", "pkgnames", "linux-")
+	a.names = strings.Fields(out)
+	return a, err
+}
+
+func (a *apt) config() string { return filepath.Join(a.dir, "apt.conf") }
+
+// output runs one of apt's programs, with this configuration, in dir.
+func (a *apt) output(ctx context.Context, dir, program string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "APT_CONFIG="+a.config())
+	return output(cmd)
+}
+
+// output gives what a program prints. Its error has what the program says about it.
+func output(cmd *exec.Cmd) (string, error) {
+	out, err := cmd.Output()
+	if err != nil {
+		var exit *exec.ExitError
+		if errors.As(err, &exit) {
+			err = fmt.Errorf("%w: %s", err, strings.TrimSpace(string(exit.Stderr)))
+		}
+		return "", fmt.Errorf("running %s %s: %w", filepath.Base(cmd.Path), strings.Join(cmd.Args[1:], " "), err)
+	}
+	return string(out), nil
+}
+
+func (a *apt) update(ctx context.Context) error {
+	stamp := filepath.Join(a.dir, "updated")
+	if info, err := os.Stat(stamp); err == nil && time.Since(info.ModTime()) < listsAge {
+		return nil
+	}
+	mirrors, err := mirrors(ctx)
+	if err != nil {
+		return err
+	}
+	var sources strings.Builder
+	for _, s := range suites {
+		fmt.Fprintf(&sources, "deb [arch=amd64 signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] %s %s main\n", mirrors[s.archive], s.name)
+	}
+	if err := os.WriteFile(filepath.Join(a.dir, "sources.list"), []byte(sources.String()), 0o600); err != nil {
+		return err
+	}
+	if _, err := a.output(ctx, a.dir, "apt-get", "-qq", "update"); err != nil {
+		return err
+	}
+	return os.WriteFile(stamp, nil, 0o644)
+}
+
+// mirrors gives the addresses, by archive, that this machine's own apt uses.
+func mirrors(ctx context.Context) (map[string]string, error) {
+	out, err := output(exec.CommandContext(ctx, "apt-get", "indextargets", "--format", "$(SITE)", "Created-By: Packages"))
+	if err != nil {
+		return nil, err
+	}
+	found := map[string]string{}
+	for _, site := range strings.Fields(out) {
+		site = strings.TrimSuffix(site, "/")
+		found[filepath.Base(site)] = site
+	}
+	debian := found["debian"]
+	if debian == "" {
+		return nil, errors.New("finding a Debian mirror: apt's configuration has none")
+	}
+	if found["debian-security"] == "" {
+		found["debian-security"] = debian + "-security"
+	}
+	return found, nil
+}
+
+// download unpacks a package into dir. Nothing of it is run.
+func (a *apt) download(ctx context.Context, dir, name string) error {
+	deb, err := os.MkdirTemp(a.dir, "download-")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(deb) }()
+	if _, err := a.output(ctx, deb, "apt-get", "-qq", "download", name); err != nil {
+		return err
+	}
+	files, err := filepath.Glob(filepath.Join(deb, "*.deb"))
+	if err != nil || len(files) != 1 {
+		return fmt.Errorf("downloading %s: %d files, want one", name, len(files))
+	}
+	_, err = output(exec.CommandContext(ctx, "dpkg", "-x", files[0], dir))
+	return err
+}
+
+// A kernel is one that guests can boot.
+type kernel struct {
+	line    string // such as 6.12
+	release string // such as 6.12.94+deb13-cloud-amd64
+	image   string
+	veth    string // the module, unpacked
+}
+
+var cloudImage = regexp.MustCompile(`^linux-image-(([0-9]+\.[0-9]+)\.[0-9].*-cloud-amd64)$`)
+
+// releases gives those of the cloud flavour that the lists name, by line, the newest of each first;
+// and the lines, the oldest first.
+func (a *apt) releases() (map[string][]string, []string) {
+	byLine := map[string][]string{}
+	var lines []string
+	for _, name := range a.names {
+		m := cloudImage.FindStringSubmatch(name)
+		if m == nil {
+			continue
+		}
+		if byLine[m[2]] == nil {
+			lines = append(lines, m[2])
+		}
+		byLine[m[2]] = append(byLine[m[2]], m[1])
+	}
+	slices.SortFunc(lines, compareVersions)
+	for _, releases := range byLine {
+		slices.SortFunc(releases, func(a, b string) int { return compareVersions(b, a) })
+	}
+	return byLine, lines
+}
+
+var digits = regexp.MustCompile(`[0-9]+|[^0-9]+`)
+
+// compareVersions compares numbers as such, and what is between them as text.
+func compareVersions(a, b string) int {
+	return slices.CompareFunc(digits.FindAllString(a, -1), digits.FindAllString(b, -1), func(a, b string) int {
+		m, errA := strconv.Atoi(a)
+		n, errB := strconv.Atoi(b)
+		if errA == nil && errB == nil {
+			return m - n
+		}
+		return strings.Compare(a, b)
+	})
+}
+
+// kernels gives, of each line, the newest that can be had. "newest" and "all" stand for lines.
+func (a *apt) kernels(ctx context.Context, wanted []string) ([]kernel, error) {
+	byLine, lines := a.releases()
+	if len(lines) == 0 {
+		return nil, errors.New("looking for kernels: the mirror has none of the cloud flavour")
+	}
+	var found []kernel
+	for _, line := range wanted {
+		switch line {
+		case "newest":
+			line = lines[len(lines)-1]
+		case "all":
+			return a.kernels(ctx, lines)
+		}
+		k, err := a.kernel(ctx, line, byLine[line])
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, k)
+	}
+	return found, nil
+}
+
+func (a *apt) kernel(ctx context.Context, line string, releases []string) (kernel, error) {
+	err := fmt.Errorf("the mirror has no kernel %s of the cloud flavour", line)
+	for _, release := range releases {
+		dir := filepath.Join(a.dir, "kernels", release)
+		k := kernel{line: line, release: release, image: filepath.Join(dir, "vmlinuz"), veth: filepath.Join(dir, "veth.ko")}
+		if _, statErr := os.Stat(k.image); statErr == nil {
+			return k, nil
+		}
+		if err = a.fetch(ctx, k); err == nil {
+			return k, nil
+		}
+	}
+	return kernel{}, err
+}
+
+// fetch downloads image and module; the image, whose presence counts, at last. Since 6.19 they are in
+// packages of their own.
+func (a *apt) fetch(ctx context.Context, k kernel) error {
+	dir, err := os.MkdirTemp(a.dir, "unpack-")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	for _, kind := range []string{"linux-binary-", "linux-modules-", "linux-image-"} {
+		if !slices.Contains(a.names, kind+k.release) {
+			continue
+		}
+		if err := a.download(ctx, dir, kind+k.release); err != nil {
+			return err
+		}
+	}
+	if err := os.MkdirAll(filepath.Dir(k.image), 0o755); err != nil {
+		return err
+	}
+	module, err := find(dir, "veth.ko*")
+	if err != nil {
+		return err
+	}
+	if filepath.Ext(module) == ".xz" {
+		if _, err := output(exec.CommandContext(ctx, "xz", "--decompress", module)); err != nil {
+			return err
+		}
+		module = strings.TrimSuffix(module, ".xz")
+	}
+	image, err := find(dir, "vmlinuz*")
+	if err != nil {
+		return err
+	}
+	return errors.Join(os.Rename(module, k.veth), os.Rename(image, k.image))
+}
+
+// find gives the one file below dir whose name matches.
+func find(dir, pattern string) (path string, err error) {
+	err = filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
+		if ok, _ := filepath.Match(pattern, d.Name()); ok && d.Type().IsRegular() {
+			path = p
+		}
+		return err
+	})
+	if err == nil && path == "" {
+		err = fmt.Errorf("unpacking a kernel: its packages have no %s", pattern)
+	}
+	return path, err
+}

@@ -1,0 +1,90 @@
+// Init is process 1 of a guest: it mounts what the tests want, runs the program that the kernel's
+// command line names behind "--", says on the console how that ended, and switches the guest off.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// mounts are the file systems of a guest, beside the initramfs itself.
+var mounts = []struct{ kind, at string }{
+	{"proc", "/proc"},
+	{"sysfs", "/sys"},
+	{"devtmpfs", "/dev"},
+	{"tmpfs", "/tmp"},
+	{"tracefs", "/sys/kernel/tracing"},
+	{"bpf", "/sys/fs/bpf"},
+	{"cgroup2", "/sys/fs/cgroup"},
+}
+
+func main() {
+	if os.Getpid() != 1 {
+		fmt.Fprintln(os.Stderr, "this is the init of a guest; see internal/vm")
+		os.Exit(2)
+	}
+	if err := prepare(); err != nil {
+		fmt.Println("@@ preparing the guest:", err)
+	}
+	began := time.Now()
+	code := run(os.Args[1:])
+	// The host takes this line as the verdict; a guest that does not say it has died.
+	fmt.Printf("\n@@ exit=%d after %v\n", code, time.Since(began).Round(time.Millisecond))
+	if err := unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF); err != nil {
+		fmt.Println("@@ switching off:", err)
+	}
+}
+
+func prepare() error {
+	var errs []error
+	for _, m := range mounts {
+		if err := os.MkdirAll(m.at, 0o755); err != nil {
+			errs = append(errs, err)
+		}
+		if err := unix.Mount(m.kind, m.at, m.kind, 0, ""); err != nil {
+			errs = append(errs, fmt.Errorf("mounting %s: %w", m.at, err))
+		}
+	}
+	if out, err := exec.Command("/bin/ip", "link", "set", "lo", "up").CombinedOutput(); err != nil {
+		errs = append(errs, fmt.Errorf("setting lo up: %w: %s", err, out))
+	}
+	return errors.Join(append(errs, loadModule("/veth.ko"))...)
+}
+
+// loadModule loads a module of the running kernel.
+func loadModule(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	if err := unix.FinitModule(int(f.Fd()), "", 0); err != nil {
+		return fmt.Errorf("loading %s: %w", path, err)
+	}
+	return nil
+}
+
+// run gives the program's exit code. The kernel has turned its own unknown parameters, which say to a
+// test where it runs, into the environment.
+func run(args []string) int {
+	if len(args) == 0 {
+		fmt.Println("@@ nothing to run")
+		return 1
+	}
+	release, err := os.ReadFile("/proc/sys/kernel/osrelease")
+	fmt.Printf("@@ kernel %s runs %v (%v)\n", strings.TrimSpace(string(release)), args, err)
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.Env = append(os.Environ(), "PATH=/bin", "HOME=/tmp")
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	if err := cmd.Run(); err != nil {
+		fmt.Println("@@", err)
+		return max(1, cmd.ProcessState.ExitCode())
+	}
+	return 0
+}

@@ -1,0 +1,105 @@
+package main
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+)
+
+// consoles are as a serial line has them, but for the carriage returns.
+const (
+	consoleGood = `[    1.0] kernel says something
+@@ kernel 6.12.1 runs [/bin/exporter.test -test.v] (<nil>)
+=== RUN   TestPair
+=== RUN   TestPair/one
+=== RUN   TestPair/two
+    pair_test.go:7: measured: 3 of 4
+--- PASS: TestPair (0.10s)
+    --- PASS: TestPair/one (0.05s)
+    --- PASS: TestPair/two (0.05s)
+=== RUN   TestAlone
+    alone_test.go:12: one CPU alone
+--- SKIP: TestAlone (0.00s)
+PASS
+
+@@ exit=0 after 1s
+`
+	consoleBad = `=== RUN   TestPair
+    pair_test.go:9: 1, want 2
+--- FAIL: TestPair (0.10s)
+FAIL
+
+@@ exit=1 after 1s
+`
+	consoleRefused = `@@ kernel 5.10.1 runs [/bin/connspan run] (<nil>)
+connspan: no
+@@ exit status 1
+
+@@ exit=1 after 1s
+`
+)
+
+func TestJudge(t *testing.T) {
+	tests := []struct {
+		name, console string
+		judge         func(*result, []byte)
+		want          result
+		ok            bool
+	}{
+		{"good", consoleGood, nil, result{passed: 2, skipped: []string{"TestAlone: one CPU alone"}, notes: []string{"3 of 4"}}, true},
+		{"bad", consoleBad, nil, result{exit: 1, failed: []string{"TestPair: 1, want 2"}}, false},
+		{"dead", "--- PASS: TestPair (0.1s)\nOops: int3", nil, result{exit: -1, passed: 1}, false},
+		{"hung", "--- PASS: TestPair (0.1s)\npanic: test timed out\n\n@@ exit=2 after 10m", nil, result{exit: 2, passed: 1}, false},
+		{"refused", consoleRefused, refusesInOneLine, result{passed: 1, notes: []string{"connspan: no"}}, true},
+		{
+			"not refused", strings.Replace(consoleRefused, "exit=1", "exit=0", 1), refuses,
+			result{failed: []string{"exit code 0, want 1: connspan: no"}},
+			false,
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			got := judge(guest{group: &group{judge: tt.judge}}, []byte(strings.ReplaceAll(tt.console, "\n", "\r\n")))
+			if d := cmp.Diff(tt.want, got, cmp.AllowUnexported(result{}), cmpopts.IgnoreFields(result{}, "guest")); d != "" {
+				t.Error(d)
+			}
+			if got.ok() != tt.ok {
+				t.Errorf("ok: %v", got.ok())
+			}
+		})
+	}
+}
+
+func TestReleases(t *testing.T) {
+	a := apt{names: []string{
+		"linux-image-6.12.9+deb13-cloud-amd64", "linux-image-6.12.117+deb13-cloud-amd64", "linux-image-6.1.0-9-cloud-amd64",
+		"linux-image-6.1-cloud-amd64", "linux-image-7.3.4+deb13-amd64", "linux-image-6.12.10+deb13-cloud-amd64-dbg", "linux-base",
+	}}
+	byLine, lines := a.releases()
+	want := map[string][]string{
+		"6.1":  {"6.1.0-9-cloud-amd64"},
+		"6.12": {"6.12.117+deb13-cloud-amd64", "6.12.9+deb13-cloud-amd64"},
+	}
+	if d := cmp.Diff(want, byLine) + cmp.Diff([]string{"6.1", "6.12"}, lines); d != "" {
+		t.Error(d)
+	}
+}
+
+func TestInitramfs(t *testing.T) {
+	var c cpio
+	c.file("a/b/c", []byte("12345"))
+	got := c.archive()
+	if len(got)%4 != 0 {
+		t.Errorf("%d octets, want a multiple of 4", len(got))
+	}
+	var names []string
+	for _, entry := range strings.Split(string(got), "070701")[1:] {
+		name, _, _ := strings.Cut(entry[13*8:], "\x00")
+		names = append(names, name)
+	}
+	if d := cmp.Diff([]string{"a", "a/b", "a/b/c", "TRAILER!!!"}, names); d != "" {
+		t.Error(d)
+	}
+}
