@@ -13,21 +13,45 @@ import (
 	"time"
 
 	"go.opentelemetry.io/collector/pdata/plog/plogotlp"
+	"go.opentelemetry.io/collector/pdata/pmetric/pmetricotlp"
+	"go.opentelemetry.io/collector/pdata/ptrace/ptraceotlp"
 	"google.golang.org/grpc"
 	_ "google.golang.org/grpc/encoding/gzip" // what the program sends
 
 	"github.com/connspan/connspan/internal/actor"
 )
 
-// sink is an OTLP server that counts records and forgets them.
-type sink struct {
-	plogotlp.UnimplementedGRPCServer
-	records atomic.Int64
+// sink is an OTLP server that counts items and forgets them.
+type sink struct{ logs, points, spans atomic.Int64 }
+
+type (
+	logsSink struct {
+		plogotlp.UnimplementedGRPCServer
+		*sink
+	}
+	metricsSink struct {
+		pmetricotlp.UnimplementedGRPCServer
+		*sink
+	}
+	tracesSink struct {
+		ptraceotlp.UnimplementedGRPCServer
+		*sink
+	}
+)
+
+func (s logsSink) Export(_ context.Context, r plogotlp.ExportRequest) (plogotlp.ExportResponse, error) {
+	s.logs.Add(int64(r.Logs().LogRecordCount()))
+	return plogotlp.NewExportResponse(), nil
 }
 
-func (s *sink) Export(_ context.Context, r plogotlp.ExportRequest) (plogotlp.ExportResponse, error) {
-	s.records.Add(int64(r.Logs().LogRecordCount()))
-	return plogotlp.NewExportResponse(), nil
+func (s metricsSink) Export(_ context.Context, r pmetricotlp.ExportRequest) (pmetricotlp.ExportResponse, error) {
+	s.points.Add(int64(r.Metrics().DataPointCount()))
+	return pmetricotlp.NewExportResponse(), nil
+}
+
+func (s tracesSink) Export(_ context.Context, r ptraceotlp.ExportRequest) (ptraceotlp.ExportResponse, error) {
+	s.spans.Add(int64(r.Traces().SpanCount()))
+	return ptraceotlp.NewExportResponse(), nil
 }
 
 func startSink(b *testing.B) (*sink, string) {
@@ -37,21 +61,49 @@ func startSink(b *testing.B) (*sink, string) {
 		b.Fatal(err)
 	}
 	s, server := &sink{}, grpc.NewServer()
-	plogotlp.RegisterGRPCServer(server, s)
+	plogotlp.RegisterGRPCServer(server, &logsSink{sink: s})
+	pmetricotlp.RegisterGRPCServer(server, &metricsSink{sink: s})
+	ptraceotlp.RegisterGRPCServer(server, &tracesSink{sink: s})
 	go func() { _ = server.Serve(l) }()
 	b.Cleanup(server.Stop)
 	return s, l.Addr().String()
 }
 
-// BenchmarkAgent reports what the program costs while it ships two log records for each end of
-// twenty thousand connections over gRPC: processor time for each connection, in user space and in
-// all, memory before and after, and the size of the binary.
+// BenchmarkAgent reports what the program costs while it ships, over gRPC, what twenty thousand
+// connections give, both ends: processor time for each connection, in user space and in all, memory
+// before and after, and the size of the binary. A connection is two sockets, so half of it is what a
+// socket's whole life costs.
 func BenchmarkAgent(b *testing.B) {
 	const n = 20_000
+	const off = "logs: {events: []}\nmetrics: {interval: 0s}\ntraces: {sample_ratio: 0}\n"
+	const closedOnly = "logs: {events: [closed]}\nmetrics: {interval: 0s}\ntraces: {sample_ratio: 0}\n"
+	const logs = "metrics: {interval: 0s}\ntraces: {sample_ratio: 0}\n"
+	const metrics = "logs: {events: []}\nmetrics: {interval: 1s}\ntraces: {sample_ratio: 0}\n"
+	const traces = "logs: {events: []}\nmetrics: {interval: 0s}\n"
 	s, addr := startSink(b)
-	for _, compression := range []string{"gzip", "none"} {
-		b.Run(compression, func(b *testing.B) {
-			config := fmt.Sprintf("exporters: {otlp: {endpoint: %q, tls: {insecure: true}, compression: %s}}", addr, compression)
+	for _, bm := range []struct {
+		name, config, compression string
+		logs, spans               int64 // of each connection
+		stored                    bool
+	}{
+		{name: "no signal", config: off, compression: "none"},
+		{name: "closed logs", config: closedOnly, compression: "none", logs: 2},
+		{name: "logs", config: logs, compression: "none", logs: 4},
+		{name: "logs, gzip", config: logs, compression: "gzip", logs: 4},
+		{name: "logs, zstd", config: logs, compression: "zstd", logs: 4},
+		{name: "logs, in files", config: logs, compression: "none", logs: 4, stored: true},
+		{name: "metrics", config: metrics, compression: "none"},
+		{name: "traces", config: traces, compression: "none", spans: 2},
+		{name: "all", compression: "none", logs: 4, spans: 2},
+		{name: "all, gzip", compression: "gzip", logs: 4, spans: 2},
+		{name: "all, in files", compression: "none", logs: 4, spans: 2, stored: true},
+	} {
+		b.Run(bm.name, func(b *testing.B) {
+			config := fmt.Sprintf("%stelemetry: {address: \"\"}\nexporters: {otlp: {endpoint: %q, tls: {insecure: true}, compression: %s}}\n",
+				bm.config, addr, bm.compression)
+			if bm.stored {
+				config += fmt.Sprintf("storage: {directory: %q}\n", b.TempDir())
+			}
 			p := start(b, nil, mustBinary(b), "--config", writeConfig(b, config))
 			p.await(tracing)
 			time.Sleep(time.Second) // until it has settled: memory is read below, not time
@@ -59,14 +111,16 @@ func BenchmarkAgent(b *testing.B) {
 			idle := memory(b, pid)
 			user, system := processorTime(b, pid)
 			for b.Loop() {
-				before := s.records.Load()
+				before, beforeSpans := s.logs.Load(), s.spans.Load()
 				crowd := actor.Start(b, "crowd", actor.Plan{
 					Listen: "127.0.0.1:0", Request: 1, Reply: 1, How: actor.ClientCloses, Connections: n, Workers: 4,
 				})
 				crowd.Report()
 				crowd.Wait()
-				for deadline := time.Now().Add(30 * time.Second); s.records.Load() < before+4*n && time.Now().Before(deadline); {
-					time.Sleep(10 * time.Millisecond)
+				for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+					if s.logs.Load() >= before+bm.logs*n && s.spans.Load() >= beforeSpans+bm.spans*n {
+						break
+					}
 				}
 			}
 			userEnd, systemEnd := processorTime(b, pid)
