@@ -4,8 +4,10 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -38,12 +40,29 @@ func TestMain(m *testing.M) {
 type program struct {
 	t      testing.TB
 	cmd    *exec.Cmd
-	stdout bytes.Buffer
-	mu     sync.Mutex
-	said   strings.Builder
+	stdout output
+	stderr output
 	more   chan struct{}
 	ended  chan error    // how, once
 	gone   chan struct{} // closed then
+}
+
+// output is a text that one goroutine writes while others read it.
+type output struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (o *output) Write(b []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.Write(b)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.String()
 }
 
 func start(t testing.TB, env []string, name string, args ...string) *program {
@@ -68,9 +87,7 @@ func start(t testing.TB, env []string, name string, args ...string) *program {
 
 func (p *program) listen(stderr io.Reader) {
 	for lines := bufio.NewScanner(stderr); lines.Scan(); {
-		p.mu.Lock()
-		p.said.WriteString(lines.Text() + "\n")
-		p.mu.Unlock()
+		_, _ = io.WriteString(&p.stderr, lines.Text()+"\n")
 		select {
 		case p.more <- struct{}{}:
 		default:
@@ -80,11 +97,7 @@ func (p *program) listen(stderr io.Reader) {
 	close(p.gone)
 }
 
-func (p *program) log() string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.said.String()
-}
+func (p *program) log() string { return p.stderr.String() }
 
 // await waits until the program's log matches and gives the submatches.
 func (p *program) await(pattern string) []string {
@@ -118,6 +131,49 @@ func (p *program) stop(signal os.Signal) {
 		}
 	case <-time.After(5 * time.Second):
 		p.t.Fatalf("%s is still there 5 s after %v:\n%s", p.cmd.Path, signal, p.log())
+	}
+}
+
+// kill ends the program without warning.
+func (p *program) kill() {
+	p.t.Helper()
+	if err := p.cmd.Process.Kill(); err != nil {
+		p.t.Fatal(err)
+	}
+	<-p.gone
+}
+
+// counted gives the totals that the program has logged at its end.
+func (p *program) counted() map[string]int {
+	p.t.Helper()
+	var counts map[string]int
+	if err := json.Unmarshal([]byte(p.await(`\tstopped\t({.*})`)[1]), &counts); err != nil {
+		p.t.Fatalf("reading the totals: %v\n%s", err, p.log())
+	}
+	return counts
+}
+
+// checkBalance holds the totals that the program has logged at its end against each other and
+// against the records that came out.
+func (p *program) checkBalance(records int) {
+	p.t.Helper()
+	n := p.counted()
+	for _, name := range []string{"lost", "unseen", "malformed", "late", "violations", "refused"} {
+		if got, ok := n[name]; !ok || got != 0 {
+			p.t.Errorf("%s: %d, logged %v, want 0", name, got, ok)
+		}
+	}
+	if told := n["opened"] + n["closed"] + n["failed"] + n["adopted"] + n["synthesized"]; told != records || records == 0 {
+		p.t.Errorf("%d records came out, and %v say that %d went in", records, n, told)
+	}
+	for name, sides := range map[string][2]int{
+		"read = released": {n["read"], n["released"]},
+		"released = opened + closed + failed + adopted + repeated + sampled": {n["released"], n["opened"] + n["closed"] + n["failed"] + n["adopted"] + n["repeated"] + n["sampled"]},
+		"opened + adopted + strays = open + closed + synthesized":            {n["opened"] + n["adopted"] + n["strays"], n["open"] + n["closed"] + n["synthesized"]},
+	} {
+		if sides[0] != sides[1] {
+			p.t.Errorf("%s: %d and %d, of %v", name, sides[0], sides[1], n)
+		}
 	}
 }
 
@@ -183,10 +239,19 @@ func (c *collector) records() (all []plog.LogRecord) {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	for line := range bytes.Lines(b) {
-		ld, err := (&plog.JSONUnmarshaler{}).UnmarshalLogs(line)
+	return readRecords(c.t, string(b))
+}
+
+// readRecords reads OTLP/JSON, a request per line. A last line that is not whole is left out.
+func readRecords(t testing.TB, text string) (all []plog.LogRecord) {
+	t.Helper()
+	for line := range strings.Lines(text) {
+		if !strings.HasSuffix(line, "\n") {
+			break
+		}
+		ld, err := (&plog.JSONUnmarshaler{}).UnmarshalLogs([]byte(line))
 		if err != nil {
-			c.t.Fatalf("reading %s: %v", c.file, err)
+			t.Fatalf("reading records: %v", err)
 		}
 		for _, rl := range ld.ResourceLogs().All() {
 			for _, sl := range rl.ScopeLogs().All() {
@@ -279,11 +344,7 @@ func TestEndToEnd(t *testing.T) {
 			checkCrowd(t, records, crowd.PID(), n, blind())
 			checkPair(t, records, truth)
 			checkFeedback(t, records, p.cmd.Process.Pid, c.cmd.Process.Pid)
-			for _, zero := range []string{`"lost": 0`, `"late": 0`, `"violations": 0`, `"refused": 0`} {
-				if !strings.Contains(p.log(), zero) {
-					t.Errorf("no %s at the end:\n%s", zero, p.log())
-				}
-			}
+			p.checkBalance(len(records))
 		})
 	}
 }
@@ -358,18 +419,24 @@ func checkFeedback(t *testing.T, records []plog.LogRecord, program, collector in
 	}
 }
 
-// TestConsole: without a configuration, text on stdout, in order, with a header.
+// TestConsole: without a configuration, text on stdout, in order of time, with a header.
 func TestConsole(t *testing.T) {
 	p := start(t, nil, mustBinary(t))
 	p.await(tracing)
+	crowd := actor.Start(t, "crowd", actor.Plan{Listen: "127.0.0.1:0", Request: 1, Reply: 1, How: actor.ClientCloses, Connections: 500, Workers: 8})
+	crowd.Report()
+	crowd.Wait()
 	pair := actor.Start(t, "pair", actor.Plan{Listen: "127.0.0.1:0", Request: 120, Reply: 5300, How: actor.ServerCloses})
 	pair.Report()
 	pair.Cue()
 	pair.Report()
 	pair.Wait()
 	p.stop(syscall.SIGINT)
-	var mine []string
+	var mine, times []string
 	for line := range strings.Lines(p.stdout.String()) {
+		if at, _, _ := strings.Cut(line, " "); at != "TIME" {
+			times = append(times, at)
+		}
 		if strings.Contains(line, fmt.Sprintf("[%d]", pair.PID())) {
 			mine = append(mine, line)
 		}
@@ -377,6 +444,90 @@ func TestConsole(t *testing.T) {
 	if len(mine) != 4 || !strings.Contains(p.stdout.String(), "PROCESS") {
 		t.Errorf("want a header and four lines of process %d:\n%s", pair.PID(), p.stdout.String())
 	}
+	if !slices.IsSorted(times) || len(times) < 2000 {
+		t.Errorf("%d lines, in order of time: %v", len(times), slices.IsSorted(times))
+	}
+	p.checkBalance(len(times))
+}
+
+// TestRestart: the program is killed without warning, and started again. What is open then is told by
+// the second one as older than itself, never as opened a second time; what ends is told to have ended.
+func TestRestart(t *testing.T) {
+	config := writeConfig(t, audit+"exporters: {console: {format: otlp_json}}")
+	first := start(t, nil, mustBinary(t), "--config", config)
+	first.await(tracing)
+	holder := actor.Start(t, "hold", actor.Plan{Listen: "127.0.0.1:0", Connections: 50})
+	before := first.awaitOpen(holder, holder.Report())
+	first.kill()
+
+	holder.Cue() // it closes half of them and opens others, and nobody sees it
+	survivors := holder.Report()
+	second := start(t, nil, mustBinary(t), "--config", config)
+	second.await(tracing)
+	second.awaitOpen(holder, survivors)
+	holder.Cue()
+	second.awaitOpen(holder, holder.Report())
+	holder.Kill()
+	after := second.awaitOpen(holder, actor.Report{})
+	second.stop(syscall.SIGTERM)
+	second.checkBalance(len(readRecords(t, second.stdout.String())))
+
+	times := map[string]int{}
+	for _, lr := range slices.Concat(before, after) {
+		kind := lr.EventName()
+		if attr(lr, "tcp.connection.preexisting") == true && kind == "tcp.connection.open" {
+			kind = "found open"
+		}
+		times[kind]++
+		name := fmt.Sprint(kind, " ", end(lr), " ", attr(lr, "tcp.connection.id"))
+		if times[name]++; times[name] > 1 {
+			t.Errorf("told twice: %s", name)
+		}
+	}
+	want := map[string]int{"tcp.connection.open": 150, "found open": 100, "tcp.connection.close": 150}
+	for kind, n := range want {
+		if times[kind] != n {
+			t.Errorf("%s: %d times, want %d", kind, times[kind], n)
+		}
+	}
+}
+
+// awaitOpen waits until the records of the holder say that just what it has open is open, and gives
+// these records.
+func (p *program) awaitOpen(holder *actor.Process, truth actor.Report) (records []plog.LogRecord) {
+	p.t.Helper()
+	want := map[string]bool{}
+	for _, client := range truth.Open {
+		want[fmt.Sprint("client ", client, " ", truth.Local)] = true
+		want[fmt.Sprint("server ", truth.Local, " ", client)] = true
+	}
+	var open map[string]bool
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		records, open = nil, map[string]bool{}
+		for _, lr := range readRecords(p.t, p.stdout.String()) {
+			if attr(lr, "process.pid") != int64(holder.PID()) {
+				continue
+			}
+			records = append(records, lr)
+			if lr.EventName() == "tcp.connection.open" {
+				open[end(lr)] = true
+			} else {
+				delete(open, end(lr))
+			}
+		}
+		if maps.Equal(open, want) {
+			return records
+		}
+	}
+	p.t.Fatalf("open ends (-holder +told):\n%s", cmp.Diff(want, open))
+	return nil
+}
+
+// end names an end of a connection.
+func end(lr plog.LogRecord) string {
+	return fmt.Sprintf("%s %s:%d %s:%d", attr(lr, "network.tcp.handshake.role"),
+		attr(lr, "network.local.address"), attr(lr, "network.local.port"),
+		attr(lr, "network.peer.address"), attr(lr, "network.peer.port"))
 }
 
 // TestNoPrivileges: another user gets one line with the reason, and a check that names it.

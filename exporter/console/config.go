@@ -14,8 +14,8 @@ const (
 
 // Config configures the output. Start from [NewDefaultConfig].
 type Config struct {
-	// Format is FormatText, a line with columns for each record, or FormatOTLPJSON, an OTLP/JSON
-	// export request per line.
+	// Format is FormatText, a line with columns for each log record and nothing of the other signals, or
+	// FormatOTLPJSON, an OTLP/JSON export request per line.
 	Format string `mapstructure:"format"`
 }
 

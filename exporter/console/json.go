@@ -1,21 +1,16 @@
 package console
 
-import (
-	"bytes"
+import "bytes"
 
-	"go.opentelemetry.io/collector/pdata/plog"
-	"go.opentelemetry.io/collector/pdata/plog/plogotlp"
-)
-
-// otlpJSON writes an OTLP/JSON export request per line.
-type otlpJSON struct{}
-
-func (otlpJSON) encode(b *bytes.Buffer, ld plog.Logs) error {
-	request, err := plogotlp.NewExportRequestFromLogs(ld).MarshalJSON()
-	if err != nil {
-		return err
+// asJSON writes an OTLP/JSON export request per line.
+func asJSON[T any, R interface{ MarshalJSON() ([]byte, error) }](request func(T) R) func(*bytes.Buffer, T) error {
+	return func(b *bytes.Buffer, data T) error {
+		line, err := request(data).MarshalJSON()
+		if err != nil {
+			return err
+		}
+		b.Write(line)
+		b.WriteByte('\n')
+		return nil
 	}
-	b.Write(request)
-	b.WriteByte('\n')
-	return nil
 }

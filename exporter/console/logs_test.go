@@ -22,6 +22,10 @@ import (
 	"go.opentelemetry.io/collector/exporter/exporterhelper"
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/plog"
+	"go.opentelemetry.io/collector/pdata/pmetric"
+	"go.opentelemetry.io/collector/pdata/pmetric/pmetricotlp"
+	"go.opentelemetry.io/collector/pdata/ptrace"
+	"go.opentelemetry.io/collector/pdata/ptrace/ptraceotlp"
 	metricnoop "go.opentelemetry.io/otel/metric/noop"
 	tracenoop "go.opentelemetry.io/otel/trace/noop"
 	"go.uber.org/goleak"
@@ -50,7 +54,7 @@ func TestConfigValidate(t *testing.T) {
 func TestWritesInTheOrderOfTheCalls(t *testing.T) {
 	var out strings.Builder
 	l := mustNew(t, &out)
-	l.format = names{}
+	l.encode = names
 	mustStart(t, l, nil)
 	var want strings.Builder
 	for i := range 1000 {
@@ -83,7 +87,7 @@ func TestBlockedWriterBlocksNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, w := io.Pipe()
 		l := mustNew(t, w)
-		l.format = names{}
+		l.encode = names
 		mustStart(t, l, nil)
 
 		name := strings.Repeat("x", 10)
@@ -208,9 +212,7 @@ func TestConsumeLogsConcurrentSafe(t *testing.T) {
 }
 
 // names writes each record's name.
-type names struct{}
-
-func (names) encode(b *bytes.Buffer, ld plog.Logs) error {
+func names(b *bytes.Buffer, ld plog.Logs) error {
 	for _, record := range inOrder(ld) {
 		b.WriteString(record.EventName() + "\n")
 	}
@@ -274,4 +276,55 @@ func records(names ...string) plog.Logs {
 		slice.AppendEmpty().SetEventName(name)
 	}
 	return ld
+}
+
+// What is written is what OTLP servers take, whatever the signal.
+func TestJSONOfAllSignals(t *testing.T) {
+	out := &writes{}
+	cfg := &Config{Format: FormatOTLPJSON}
+	metrics, err := NewMetrics(t.Context(), settings(), cfg, out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	traces, err := NewTraces(t.Context(), settings(), cfg, out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	md := pmetric.NewMetrics()
+	md.ResourceMetrics().AppendEmpty().ScopeMetrics().AppendEmpty().Metrics().AppendEmpty().SetEmptySum().DataPoints().AppendEmpty().SetIntValue(5)
+	td := ptrace.NewTraces()
+	td.ResourceSpans().AppendEmpty().ScopeSpans().AppendEmpty().Spans().AppendEmpty().SetName("tcp")
+
+	for _, step := range []struct {
+		component.Component
+		consume func() error
+	}{
+		{metrics, func() error { return metrics.ConsumeMetrics(t.Context(), md) }},
+		{traces, func() error { return traces.ConsumeTraces(t.Context(), td) }},
+	} {
+		if err := errors.Join(step.Start(t.Context(), nil), step.consume(), step.Shutdown(t.Context())); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(out.all) != 2 || strings.Count(strings.Join(out.all, ""), "\n") != 2 {
+		t.Fatalf("got %q, want two lines", out.all)
+	}
+	gotMetrics, gotTraces := pmetricotlp.NewExportRequest(), ptraceotlp.NewExportRequest()
+	if err := errors.Join(gotMetrics.UnmarshalJSON([]byte(out.all[0])), gotTraces.UnmarshalJSON([]byte(out.all[1]))); err != nil {
+		t.Fatal(err)
+	}
+	if gotMetrics.Metrics().DataPointCount() != 1 || gotTraces.Traces().SpanCount() != 1 {
+		t.Errorf("got %q", out.all)
+	}
+}
+
+func TestTextHasNoMetricsAndSpans(t *testing.T) {
+	_, err := NewMetrics(t.Context(), settings(), NewDefaultConfig(), io.Discard)
+	if want := `configuring console: format: "text", want otlp_json for metrics`; err == nil || err.Error() != want {
+		t.Errorf("got error %v, want %s", err, want)
+	}
+	_, err = NewTraces(t.Context(), settings(), NewDefaultConfig(), io.Discard)
+	if want := `configuring console: format: "text", want otlp_json for spans`; err == nil || err.Error() != want {
+		t.Errorf("got error %v, want %s", err, want)
+	}
 }

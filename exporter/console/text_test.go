@@ -13,20 +13,21 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/plog"
+	"go.opentelemetry.io/collector/pdata/plog/plogotlp"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
 func TestGolden(t *testing.T) {
-	for name, format := range map[string]encoder{
-		"text.golden":      &text{location: time.FixedZone("test", 3600)},
-		"otlp_json.golden": otlpJSON{},
+	for name, encode := range map[string]func(*bytes.Buffer, plog.Logs) error{
+		"text.golden":      (&text{location: time.FixedZone("test", 3600)}).encode,
+		"otlp_json.golden": asJSON(plogotlp.NewExportRequestFromLogs),
 	} {
 		t.Run(name, func(t *testing.T) {
 			var b bytes.Buffer
 			for _, ld := range []plog.Logs{twoProcesses(), awkward()} {
 				ld.MarkReadOnly()
-				if err := format.encode(&b, ld); err != nil {
+				if err := encode(&b, ld); err != nil {
 					t.Fatal(err)
 				}
 			}

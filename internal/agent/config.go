@@ -5,17 +5,18 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
 
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/confmap"
-	"go.opentelemetry.io/collector/exporter/exporterhelper"
 	"go.yaml.in/yaml/v3"
 
 	"github.com/connspan/connspan/exporter"
-	"github.com/connspan/connspan/exporter/otlp"
+	"github.com/connspan/connspan/internal/agent/storage"
+	"github.com/connspan/connspan/internal/telemetry"
 )
 
 // config is the whole configuration file.
@@ -23,26 +24,28 @@ type config struct {
 	Exporter exporter.Config `mapstructure:",squash"`
 	// Exporters are where the signals go; the console when none is given.
 	Exporters map[component.ID]component.Config `mapstructure:"exporters"`
-	Telemetry telemetryConfig                   `mapstructure:"telemetry"`
+	Storage   storageConfig                     `mapstructure:"storage"`
+	Telemetry telemetry.Config                  `mapstructure:"telemetry"`
 }
 
-// telemetryConfig is about what the program tells of itself.
-type telemetryConfig struct {
-	Logs logsConfig `mapstructure:"logs"`
+// storageConfig is about the files that the exporters' queues are kept in.
+type storageConfig struct {
+	// Directory is where they are, an absolute path; it is created with mode 0700. Empty: the queues are
+	// memory, and what they hold ends with the process.
+	Directory string `mapstructure:"directory"`
+	// MaxSize bounds the octets of all queues together. When they are full the newest is refused.
+	MaxSize exporter.Size `mapstructure:"max_size"`
 }
 
-// logsConfig is about the messages on stderr.
-type logsConfig struct {
-	// Level is the least severity that is shown, one of levels.
-	Level string `mapstructure:"level"`
-}
-
-var levels = []string{"debug", "info", "warn", "error"}
+// storedItems bounds the items of a queue that is in files, unless its own configuration does: what
+// bounds it is to be storage::max_size.
+const storedItems = 10_000_000
 
 func newDefaultConfig() *config {
 	return &config{
 		Exporter:  exporter.NewDefaultConfig(),
-		Telemetry: telemetryConfig{Logs: logsConfig{Level: "info"}},
+		Storage:   storageConfig{MaxSize: 512 << 20},
+		Telemetry: telemetry.NewDefaultConfig(),
 	}
 }
 
@@ -72,11 +75,15 @@ func decode(conf *confmap.Conf) (*config, error) {
 	if err := errors.Join(unknownKeys(given, reflect.TypeFor[config](), "")...); err != nil {
 		return nil, err
 	}
-	if err := cfg.decodeExporters(conf); err != nil {
-		return nil, err
+	sections, err := conf.Sub("exporters")
+	if err != nil {
+		return nil, fmt.Errorf("exporters: %v, want a section for each exporter", conf.Get("exporters"))
 	}
 	conf.Delete("exporters")
 	if err := explain(conf.Unmarshal(cfg), conf, ""); err != nil {
+		return nil, err
+	}
+	if err := cfg.decodeExporters(sections); err != nil {
 		return nil, err
 	}
 	resolved := cfg.resolve()
@@ -87,11 +94,7 @@ func decode(conf *confmap.Conf) (*config, error) {
 }
 
 // decodeExporters decodes each section of exporters over the defaults of its type.
-func (c *config) decodeExporters(conf *confmap.Conf) error {
-	sections, err := conf.Sub("exporters")
-	if err != nil {
-		return fmt.Errorf("exporters: %v, want a section for each exporter", conf.Get("exporters"))
-	}
+func (c *config) decodeExporters(sections *confmap.Conf) error {
 	c.Exporters = make(map[component.ID]component.Config)
 	given := sections.ToStringMap()
 	var errs []error
@@ -122,6 +125,9 @@ func (c *config) decodeExporter(name string, given any, sections *confmap.Conf) 
 		return fmt.Errorf("%s: %v, want a section", path, given)
 	}
 	cfg := kind.defaults()
+	if queue := queueOf(cfg); queue != nil && c.Storage.Directory != "" {
+		queue.Get().QueueSize = storedItems
+	}
 	if err := errors.Join(unknownKeys(given, reflect.TypeOf(cfg), path)...); err != nil {
 		return err
 	}
@@ -133,29 +139,40 @@ func (c *config) decodeExporter(name string, given any, sections *confmap.Conf) 
 }
 
 func (c *config) validate() error {
-	errs := []error{c.Exporter.Validate()}
+	errs := []error{c.Exporter.Validate(), c.Storage.validate(), c.Telemetry.Validate()}
 	for _, id := range c.exporterIDs() {
 		path := "exporters::" + id.String()
 		errs = append(errs, locate(confmap.Validate(c.Exporters[id]), path), blocking(c.Exporters[id], path))
 	}
-	if level := c.Telemetry.Logs.Level; !slices.Contains(levels, level) {
-		errs = append(errs, fmt.Errorf("telemetry::logs::level: %q, want debug, info, warn or error", level))
+	if c.Telemetry.Logs.OTLP && !slices.ContainsFunc(c.exporterIDs(), overOTLP) {
+		errs = append(errs, errors.New("telemetry::logs::otlp: true, want an exporter that is otlp or otlphttp"))
 	}
 	return errors.Join(errs...)
 }
 
+func (c *storageConfig) validate() error {
+	var errs []error
+	if c.Directory != "" && !filepath.IsAbs(c.Directory) {
+		errs = append(errs, fmt.Errorf("storage::directory: %q, want an absolute path, or none", c.Directory))
+	}
+	if c.MaxSize < storage.MinSize {
+		size, _ := c.MaxSize.MarshalText()
+		errs = append(errs, fmt.Errorf("storage::max_size: %s, want 16MiB or more", size))
+	}
+	return errors.Join(errs...)
+}
+
+// overOTLP tells the exporters that send over the network.
+func overOTLP(id component.ID) bool { return id.Type() != typeConsole }
+
 // blocking refuses the queues that make their exporter wait for its server: what feeds the exporters
 // also reads the kernel's rings, which overflow when nobody does.
 func blocking(cfg component.Config, path string) error {
-	var queue *exporterhelper.QueueBatchConfig
-	switch c := cfg.(type) {
-	case *otlp.GRPCConfig:
-		queue = c.QueueConfig.Get()
-	case *otlp.HTTPConfig:
-		queue = c.QueueConfig.Get()
-	default:
+	queues := queueOf(cfg)
+	if queues == nil {
 		return nil
 	}
+	queue := queues.Get()
 	path += "::sending_queue::"
 	switch {
 	case queue == nil:

@@ -7,118 +7,144 @@ import (
 	"io"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/component/componentstatus"
 	"go.opentelemetry.io/collector/consumer"
-	"go.opentelemetry.io/collector/exporter"
+	collector "go.opentelemetry.io/collector/exporter"
+	xstorage "go.opentelemetry.io/collector/extension/xextension/storage"
 	"go.opentelemetry.io/collector/pdata/pcommon"
-	metricnoop "go.opentelemetry.io/otel/metric/noop"
+	"go.opentelemetry.io/collector/pdata/plog"
+	"go.opentelemetry.io/collector/pdata/pmetric"
+	"go.opentelemetry.io/collector/pdata/ptrace"
 	tracenoop "go.opentelemetry.io/otel/trace/noop"
 	"go.uber.org/zap"
 
-	"github.com/connspan/connspan/exporter/console"
+	"github.com/connspan/connspan/exporter"
 	"github.com/connspan/connspan/exporter/otlp"
+	"github.com/connspan/connspan/internal/agent/storage"
+	"github.com/connspan/connspan/internal/telemetry"
 )
 
-// kind is a type of exporter.
-type kind struct {
-	defaults func() component.Config
-	create   func(ctx context.Context, set exporter.Settings, cfg component.Config, stdout io.Writer) (exporter.Logs, error)
-	// target says where an exporter sends to.
-	target func(cfg component.Config) string
-}
-
-var typeConsole = component.MustNewType("console")
-
-// kinds are the types that the configuration may name.
-var kinds = map[component.Type]kind{
-	typeConsole: {
-		defaults: func() component.Config { return console.NewDefaultConfig() },
-		create: func(ctx context.Context, set exporter.Settings, cfg component.Config, stdout io.Writer) (exporter.Logs, error) {
-			return console.NewLogs(ctx, set, cfg.(*console.Config), stdout)
-		},
-		target: func(component.Config) string { return "stdout" },
-	},
-	component.MustNewType("otlp"): {
-		defaults: func() component.Config { return otlp.NewDefaultGRPCConfig() },
-		create: func(ctx context.Context, set exporter.Settings, cfg component.Config, _ io.Writer) (exporter.Logs, error) {
-			return otlp.NewGRPCLogs(ctx, set, cfg.(*otlp.GRPCConfig))
-		},
-		target: func(cfg component.Config) string { return cfg.(*otlp.GRPCConfig).ClientConfig.Endpoint },
-	},
-	component.MustNewType("otlphttp"): {
-		defaults: func() component.Config { return otlp.NewDefaultHTTPConfig() },
-		create: func(ctx context.Context, set exporter.Settings, cfg component.Config, _ io.Writer) (exporter.Logs, error) {
-			return otlp.NewHTTPLogs(ctx, set, cfg.(*otlp.HTTPConfig))
-		},
-		target: func(cfg component.Config) string {
-			c := cfg.(*otlp.HTTPConfig)
-			if c.LogsEndpoint != "" {
-				return redact(c.LogsEndpoint)
-			}
-			return redact(c.ClientConfig.Endpoint)
-		},
-	},
-}
+// typeStorage is what the exporters know the storage by. No configuration can name it.
+var typeStorage = component.MustNewType("storage")
 
 // exporters are all that the configuration names.
 type exporters struct {
-	all     []*logsExporter
+	all     []*namedExporter
+	storage *storage.Storage // nil when the queues are memory
+	own     *telemetry.Telemetry
 	logger  *zap.Logger
 	giveUp  context.CancelCauseFunc // called when none can do anything any more
 	mu      sync.Mutex
 	working int
 }
 
-// logsExporter is one exporter, and the host that it lives in.
-type logsExporter struct {
-	exporter.Logs
-	id     component.ID
-	target string
-	group  *exporters
-	failed sync.Once
+// namedExporter is one exporter.
+type namedExporter struct {
+	id      component.ID
+	targets []string
+	senders []*sender // one for each signal that is on, and that it takes
+	group   *exporters
+	failed  sync.Once
+}
+
+// sender sends one signal to where its exporter sends to.
+type sender struct {
+	component.Component // a consumer too, of its signal
+	signal              signalType
+	storage             *storage.Storage
+	noRoom              atomic.Int64 // items refused because the storage was full
+}
+
+// host is what a sender lives in.
+type host struct {
+	*namedExporter
+	signal signalType
 }
 
 var (
-	_ component.Host           = (*logsExporter)(nil)
-	_ componentstatus.Reporter = (*logsExporter)(nil)
+	_ component.Host           = host{}
+	_ componentstatus.Reporter = host{}
 )
 
 // newExporters creates the exporters, and starts none. giveUp hears why none can go on.
 func newExporters(
-	version string, cfg *config, logger *zap.Logger, stdout io.Writer, giveUp context.CancelCauseFunc,
+	version string, cfg *config, own *telemetry.Telemetry, logger *zap.Logger, stdout io.Writer, giveUp context.CancelCauseFunc,
 ) (*exporters, error) {
-	e := &exporters{logger: logger, giveUp: giveUp}
+	e := &exporters{own: own, logger: logger, giveUp: giveUp}
+	if cfg.Storage.Directory != "" {
+		e.storage = storage.New(cfg.Storage.Directory, int64(cfg.Storage.MaxSize), logger)
+	}
 	for _, id := range cfg.exporterIDs() {
-		kind := kinds[id.Type()]
-		logs, err := kind.create(context.Background(), exporter.Settings{
-			ID:        id,
-			BuildInfo: component.BuildInfo{Command: "connspan", Description: "TCP connections", Version: version},
-			TelemetrySettings: component.TelemetrySettings{
-				Logger:         logger.With(zap.Stringer("exporter", id)),
-				TracerProvider: tracenoop.NewTracerProvider(),
-				MeterProvider:  metricnoop.NewMeterProvider(),
-				Resource:       pcommon.NewResource(),
-			},
-		}, cfg.Exporters[id], stdout)
+		x, err := e.create(version, id, cfg, stdout)
 		if err != nil {
 			return nil, err
 		}
-		e.all = append(e.all, &logsExporter{Logs: logs, id: id, target: kind.target(cfg.Exporters[id]), group: e})
+		e.all = append(e.all, x)
+		if len(x.senders) > 0 {
+			e.working++
+		}
 	}
-	e.working = len(e.all)
 	return e, nil
+}
+
+func (e *exporters) create(version string, id component.ID, cfg *config, stdout io.Writer) (*namedExporter, error) {
+	kind, own := kinds[id.Type()], cfg.Exporters[id]
+	if queue := queueOf(own); queue != nil && e.storage != nil {
+		storage := component.NewID(typeStorage)
+		queue.Get().StorageID = &storage
+	}
+	x := &namedExporter{id: id, group: e}
+	for _, s := range cfg.signals(id) {
+		target := kind.target(own, s)
+		if target == "" {
+			continue
+		}
+		component, err := kind.create[s](context.Background(), collector.Settings{
+			ID:        id,
+			BuildInfo: component.BuildInfo{Command: "connspan", Description: "TCP connections", Version: version},
+			TelemetrySettings: component.TelemetrySettings{
+				Logger:         e.logger.With(zap.Stringer("exporter", id), zap.String("signal", string(s))),
+				TracerProvider: tracenoop.NewTracerProvider(),
+				MeterProvider:  e.own.MeterProvider(),
+				Resource:       pcommon.NewResource(),
+			},
+		}, own, stdout)
+		if err != nil {
+			return nil, err
+		}
+		x.senders = append(x.senders, &sender{Component: component, signal: s, storage: e.storage})
+		if !slices.Contains(x.targets, target) {
+			x.targets = append(x.targets, target)
+		}
+	}
+	return x, nil
 }
 
 // start starts all or none.
 func (e *exporters) start() error {
-	for i, l := range e.all {
-		if err := l.Start(context.Background(), l); err != nil {
-			for _, started := range slices.Backward(e.all[:i+1]) {
-				err = errors.Join(err, started.Shutdown(context.Background()))
+	if e.storage != nil {
+		if err := e.storage.Start(context.Background(), nil); err != nil {
+			return fmt.Errorf("storage: %w", err)
+		}
+	}
+	var started []component.Component
+	for _, x := range e.all {
+		for _, s := range x.senders {
+			started = append(started, s)
+			if err := s.Start(context.Background(), host{x, s.signal}); err != nil {
+				for _, s := range slices.Backward(started) {
+					err = errors.Join(err, s.Shutdown(context.Background()))
+				}
+				return errors.Join(fmt.Errorf("%s: %w", x.id, err), e.closeStorage())
 			}
-			return fmt.Errorf("%s: %w", l.id, err)
+		}
+	}
+	if e.storage != nil {
+		for _, name := range e.storage.Unclaimed() {
+			e.logger.Warn("the storage has a queue of an exporter that is not configured", zap.String("queue", name))
 		}
 	}
 	return nil
@@ -129,43 +155,149 @@ func (e *exporters) shutdown() {
 	ctx, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
 	defer cancel()
 	var group sync.WaitGroup
-	for _, l := range e.all {
-		group.Go(func() {
-			if err := l.Shutdown(ctx); err != nil {
-				e.logger.Warn("exporter did not finish", zap.Stringer("exporter", l.id), zap.String("error", oneLine(err)))
-			}
-		})
+	for _, x := range e.all {
+		for _, s := range x.senders {
+			group.Go(func() {
+				if err := s.Shutdown(ctx); err != nil {
+					e.logger.Warn("exporter did not finish", zap.Stringer("exporter", x.id), zap.String("error", oneLine(err)))
+				}
+			})
+		}
 	}
 	group.Wait()
+	if err := e.closeStorage(); err != nil {
+		e.logger.Warn("closing the storage", zap.Error(err))
+	}
+	e.account()
 }
 
-// consumers gives the exporters as where the signals go.
-func (e *exporters) consumers() []consumer.Logs {
-	all := make([]consumer.Logs, len(e.all))
-	for i, l := range e.all {
-		all[i] = l
+func (e *exporters) closeStorage() error {
+	if e.storage == nil {
+		return nil
+	}
+	return e.storage.Shutdown(context.Background())
+}
+
+// account tells what became of everything that the senders were given.
+func (e *exporters) account() {
+	for _, x := range e.all {
+		for _, s := range x.senders {
+			counted, ok := s.Component.(interface{ Stats() otlp.Stats })
+			if !ok {
+				continue
+			}
+			stats := counted.Stats()
+			e.logger.Info("export stopped", zap.Stringer("exporter", x.id), zap.String("signal", string(s.signal)),
+				zap.Int64("offered", stats.Offered), zap.Int64("recovered", stats.Recovered),
+				zap.Int64("sent", stats.Sent), zap.Int64("rejected", stats.Rejected), zap.Int64("dropped", stats.Dropped),
+				zap.Int64("refused", stats.Refused), zap.Int64("given_up", stats.GivenUp), zap.Int64("queued", stats.Queued),
+				zap.Int64("no_room", s.noRoom.Load()))
+		}
+	}
+}
+
+// consumers gives the senders as where the signals go.
+func (e *exporters) consumers() (to exporter.Consumers) {
+	for _, x := range e.all {
+		for _, s := range x.senders {
+			switch next := s.Component.(type) {
+			case consumer.Logs:
+				to.Logs = append(to.Logs, logsTo{next, s})
+			case consumer.Metrics:
+				to.Metrics = append(to.Metrics, metricsTo{next, s})
+			case consumer.Traces:
+				to.Traces = append(to.Traces, tracesTo{next, s})
+			}
+		}
+	}
+	return to
+}
+
+// These refuse what the storage has no room for before a queue counts it as its own.
+type (
+	logsTo struct {
+		consumer.Logs
+		sender *sender
+	}
+	metricsTo struct {
+		consumer.Metrics
+		sender *sender
+	}
+	tracesTo struct {
+		consumer.Traces
+		sender *sender
+	}
+)
+
+func (c logsTo) ConsumeLogs(ctx context.Context, ld plog.Logs) error {
+	if err := c.sender.room(ld.LogRecordCount()); err != nil {
+		return err
+	}
+	return c.Logs.ConsumeLogs(ctx, ld)
+}
+
+func (c metricsTo) ConsumeMetrics(ctx context.Context, md pmetric.Metrics) error {
+	if err := c.sender.room(md.DataPointCount()); err != nil {
+		return err
+	}
+	return c.Metrics.ConsumeMetrics(ctx, md)
+}
+
+func (c tracesTo) ConsumeTraces(ctx context.Context, td ptrace.Traces) error {
+	if err := c.sender.room(td.SpanCount()); err != nil {
+		return err
+	}
+	return c.Traces.ConsumeTraces(ctx, td)
+}
+
+// room counts n items as refused when there is none.
+func (s *sender) room(n int) error {
+	if s.storage == nil || !s.storage.Full() {
+		return nil
+	}
+	s.noRoom.Add(int64(n))
+	return xstorage.ErrStorageFull
+}
+
+// overOTLP gives the exporters that the program's own messages may go to.
+func (e *exporters) overOTLP() (all []consumer.Logs) {
+	for _, x := range e.all {
+		for _, s := range x.senders {
+			if next, ok := s.Component.(consumer.Logs); ok && overOTLP(x.id) {
+				all = append(all, logsTo{next, s})
+			}
+		}
 	}
 	return all
 }
 
 // targets tells where the signals go.
-func (e *exporters) targets() []string {
-	all := make([]string, len(e.all))
-	for i, l := range e.all {
-		all[i] = l.id.String() + " to " + l.target
+func (e *exporters) targets() (all []string) {
+	for _, x := range e.all {
+		for _, target := range x.targets {
+			all = append(all, x.id.String()+" to "+target)
+		}
 	}
 	return all
 }
 
-// GetExtensions says that there are none.
-func (*logsExporter) GetExtensions() map[component.ID]component.Component { return nil }
+// GetExtensions gives the storage, the only extension that there may be.
+func (x *namedExporter) GetExtensions() map[component.ID]component.Component {
+	if x.group.storage == nil {
+		return nil
+	}
+	return map[component.ID]component.Component{component.NewID(typeStorage): x.group.storage}
+}
 
-// Report hears of an exporter that can do nothing any more. The program goes on as long as another can.
-func (l *logsExporter) Report(event *componentstatus.Event) {
+// Report hears how a sender is. The program goes on without an exporter that can do nothing any more, as
+// long as another can.
+func (h host) Report(event *componentstatus.Event) {
+	x := h.namedExporter
+	x.group.own.Report(fmt.Sprintf("%s (%s)", x.id, h.signal), event)
 	if s := event.Status(); s != componentstatus.StatusPermanentError && s != componentstatus.StatusFatalError {
 		return
 	}
-	l.failed.Do(func() { l.group.lose(l.id, event.Err()) })
+	x.failed.Do(func() { x.group.lose(x.id, event.Err()) })
 }
 
 func (e *exporters) lose(id component.ID, err error) {

@@ -14,6 +14,8 @@ const help = `connspan reports every TCP connection of this host: opened, closed
 
 Usage:
   connspan [run] [--config FILE] [--btf FILE]   trace and export until SIGINT or SIGTERM
+  connspan watch [FILTER] [--config FILE] [--btf FILE]
+                                                show the connections live, export nothing
   connspan check [--btf FILE]                   can this kernel and this user run it?
   connspan validate --config FILE               print the configuration with defaults, without secrets
   connspan version
@@ -21,7 +23,12 @@ Usage:
 
   --config FILE   configuration, YAML; without one, text goes to stdout
   --btf FILE      types of the running kernel (BTF), for a kernel that does not carry them
+  FILTER          words that all must match: any text of a connection, or one of
+                  port:5432  local:ADDR  peer:ADDR  process:NAME  service:NAME  pid:NUMBER
+                  state:opened|closed|failed  role:client|server|unknown
+                  ADDR: 10.0.0.1, 10.0.0.0/8, 10.0.0.1:5432, [2001:db8::1]:5432 or :5432
 
+watch fills a terminal with a table; its last line has the keys. To anything else it writes lines.
 Data goes to stdout, messages to stderr.
 Exit codes: 0 done, 1 could not run, 2 wrong usage or configuration.
 `
@@ -46,7 +53,7 @@ var errSaid = errors.New("said on stdout")
 // written to by several goroutines, as an *os.File may be. version is as the build gives it; when it
 // is empty, that of the main module is taken.
 //
-// While it traces, Main takes over SIGINT, SIGTERM and SIGPIPE.
+// While it traces, Main takes over SIGINT, SIGTERM and SIGPIPE; for a terminal, SIGHUP and SIGQUIT too.
 func Main(version string, args []string, stdout, stderr io.Writer) int {
 	err := dispatch(version, args, stdout, stderr)
 	if err == nil || errors.Is(err, flag.ErrHelp) {
@@ -73,6 +80,12 @@ func dispatch(version string, args []string, stdout, stderr io.Writer) error {
 			return err
 		}
 		return run(version, config, btf, stdout, stderr)
+	case "watch":
+		words, err := parseWords(stdout, name, args, option{"config", &config}, option{"btf", &btf})
+		if err != nil {
+			return err
+		}
+		return show(words, config, btf, stdout, stderr)
 	case "check":
 		if err := parse(stdout, name, args, option{"btf", &btf}); err != nil {
 			return err
@@ -91,7 +104,7 @@ func dispatch(version string, args []string, stdout, stderr io.Writer) error {
 	case "help":
 		return printHelp(stdout)
 	}
-	return usageError{fmt.Errorf("unknown command %q, want run, check, validate, version or help", name)}
+	return usageError{fmt.Errorf("unknown command %q, want run, watch, check, validate, version or help", name)}
 }
 
 // option is --name FILE.
@@ -102,6 +115,15 @@ type option struct {
 
 // parse sets the options. The error is flag.ErrHelp when help was asked for and given.
 func parse(stdout io.Writer, command string, args []string, options ...option) error {
+	words, err := parseWords(stdout, command, args, options...)
+	if err == nil && len(words) > 0 {
+		err = usageError{fmt.Errorf("%s: unexpected argument %q; see connspan help", command, words[0])}
+	}
+	return err
+}
+
+// parseWords is parse for a command that takes other arguments too, which may stand between options.
+func parseWords(stdout io.Writer, command string, args []string, options ...option) (words []string, err error) {
 	flags := flag.NewFlagSet(command, flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
 	for _, o := range options {
@@ -113,19 +135,19 @@ func parse(stdout io.Writer, command string, args []string, options ...option) e
 			return nil
 		})
 	}
-	err := flags.Parse(args)
+	for err = flags.Parse(args); err == nil && flags.NArg() > 0; err = flags.Parse(flags.Args()[1:]) {
+		words = append(words, flags.Arg(0))
+	}
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 		if err := printHelp(stdout); err != nil {
-			return err
+			return nil, err
 		}
-		return flag.ErrHelp
+		return nil, flag.ErrHelp
 	case err != nil:
-		return usageError{fmt.Errorf("%s: %w; see connspan help", command, err)}
-	case flags.NArg() > 0:
-		return usageError{fmt.Errorf("%s: unexpected argument %q; see connspan help", command, flags.Arg(0))}
+		return nil, usageError{fmt.Errorf("%s: %w; see connspan help", command, err)}
 	}
-	return nil
+	return words, nil
 }
 
 func printHelp(stdout io.Writer) error {

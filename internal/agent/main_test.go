@@ -91,7 +91,7 @@ func write(t *testing.T, content string) string {
 }
 
 func TestHelp(t *testing.T) {
-	for _, args := range []string{"help", "-h", "--help", "run -h", "check --help", "validate -h", "version -h", "--btf x -h"} {
+	for _, args := range []string{"help", "-h", "--help", "run -h", "watch nginx -h", "check --help", "validate -h", "version -h", "--btf x -h"} {
 		t.Run(args, func(t *testing.T) {
 			wantResult(t, result{0, help, ""}, mainWith(strings.Fields(args)...))
 		})
@@ -100,7 +100,9 @@ func TestHelp(t *testing.T) {
 
 func TestUsage(t *testing.T) {
 	for args, want := range map[string]string{
-		"watch":                 `unknown command "watch", want run, check, validate, version or help`,
+		"look":                  `unknown command "look", want run, watch, check, validate, version or help`,
+		"watch port:x":          `watch: filter "port:x": want a port, 0 to 65535; see connspan help`,
+		"watch a --btf= b":      `watch: invalid value "" for flag -btf: want a file; see connspan help`,
 		"--verbose":             `run: flag provided but not defined: -verbose; see connspan help`,
 		"run x":                 `run: unexpected argument "x"; see connspan help`,
 		"--config":              `run: flag needs an argument: -config; see connspan help`,

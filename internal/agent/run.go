@@ -13,13 +13,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/connspan/connspan/exporter"
+	"github.com/connspan/connspan/internal/telemetry"
 )
 
 // shutdownTimeout bounds how long the exporters together may take to send what they have.
 const shutdownTimeout = 5 * time.Second
 
 // run traces and exports until SIGINT or SIGTERM.
-func run(version, file, btf string, stdout, stderr io.Writer) error {
+func run(version, file, btf string, stdout, stderr io.Writer) (err error) {
 	cfg, err := load(file, stderr)
 	if err != nil {
 		return err
@@ -37,15 +38,28 @@ func run(version, file, btf string, stdout, stderr io.Writer) error {
 
 	ctx, giveUp := context.WithCancelCause(signals)
 	defer giveUp(nil)
-	logger := newLogger(cfg.Telemetry.Logs.Level, stderr)
-	exporters, err := newExporters(versionOf(version), cfg, logger, stdout, giveUp)
+	own, err := telemetry.Start(cfg.Telemetry, versionOf(version))
 	if err != nil {
 		return err
+	}
+	defer func() { err = errors.Join(err, own.Close()) }()
+	logger := newLogger(cfg.Telemetry.Logs.Level, stderr)
+	exporters, err := newExporters(versionOf(version), cfg, own, logger, stdout, giveUp)
+	if err != nil {
+		return err
+	}
+	handler := slog.Handler(zapslog.NewHandler(logger.Core()))
+	if cfg.Telemetry.Logs.OTLP {
+		remote, err := own.Handler(exporters.overOTLP())
+		if err != nil {
+			return err
+		}
+		handler = slog.NewMultiHandler(handler, remote)
 	}
 	if err := exporters.start(); err != nil {
 		return err
 	}
-	err = trace(ctx, cfg.Exporter, exporters, slog.New(zapslog.NewHandler(logger.Core())))
+	err = trace(ctx, cfg.Exporter, exporters, own, slog.New(handler))
 	if err == nil && signals.Err() == nil {
 		err = context.Cause(ctx)
 	}
@@ -53,22 +67,26 @@ func run(version, file, btf string, stdout, stderr io.Writer) error {
 }
 
 // trace runs the tracer until ctx ends, then has the exporters send what they have.
-func trace(ctx context.Context, cfg exporter.Config, exporters *exporters, logger *slog.Logger) error {
-	tracer, err := exporter.New(cfg, exporter.Consumers{Logs: exporters.consumers()}, logger)
+func trace(ctx context.Context, cfg exporter.Config, exporters *exporters, own *telemetry.Telemetry, logger *slog.Logger) error {
+	tracer, err := exporter.New(cfg, exporters.consumers(), logger)
 	if err != nil {
 		exporters.shutdown()
 		return err
 	}
-	logger.Info("tracing TCP connections", "kernel", kernel(), "events", cfg.Logs.Events, "exporters", exporters.targets())
-	err = tracer.Run(ctx)
+	logger.Info("tracing TCP connections", "kernel", kernel(), "events", cfg.Logs.Events, "exporters", exporters.targets(), "telemetry", own.Address())
+	err = tracer.Observe(own.MeterProvider().Meter("github.com/connspan/connspan/exporter"))
+	stop := own.Watch(ctx, tracer.Stats)
+	err = errors.Join(err, tracer.Run(ctx))
+	stop()
 	stats, statsErr := tracer.Stats()
 	err = errors.Join(err, statsErr, tracer.Close())
-	exporters.shutdown()
 	logger.Info("stopped",
+		"read", stats.Read, "released", stats.Released,
 		"opened", stats.Opened, "closed", stats.Closed, "failed", stats.Failed, "adopted", stats.Adopted,
-		"synthesized", stats.Synthesized, "open", stats.Open,
+		"repeated", stats.Repeated, "sampled", stats.Sampled, "strays", stats.Strays, "synthesized", stats.Synthesized, "open", stats.Open,
 		"lost", stats.Lost, "unseen", stats.Unseen, "malformed", stats.Malformed+stats.Corrupt, "late", stats.Late, "violations", stats.Violations,
-		"refused", stats.Refused)
+		"refused", stats.Refused())
+	exporters.shutdown()
 	return err
 }
 

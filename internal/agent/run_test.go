@@ -40,7 +40,7 @@ func TestFailingExporters(t *testing.T) {
 	var stderr output
 	var gaveUp error
 	cfg := mustLoad(t, "exporters: {console/a: , console/b: }")
-	e, err := newExporters("", cfg, newLogger("info", &stderr), failing{}, func(err error) { gaveUp = err })
+	e, err := newExporters("", cfg, startTelemetry(t), newLogger("info", &stderr), failing{}, func(err error) { gaveUp = err })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -51,9 +51,9 @@ func TestFailingExporters(t *testing.T) {
 
 	logs := plogotlp.NewExportRequest().Logs()
 	logs.ResourceLogs().AppendEmpty().ScopeLogs().AppendEmpty().LogRecords().AppendEmpty()
-	for i, l := range e.all {
+	for i, l := range e.consumers().Logs {
 		if gaveUp != nil {
-			t.Errorf("gave up while %s works: %v", l.id, gaveUp)
+			t.Errorf("gave up while %s works: %v", e.all[i].id, gaveUp)
 		}
 		if err := l.ConsumeLogs(t.Context(), logs); err != nil {
 			t.Fatal(err)
@@ -85,7 +85,7 @@ func TestShutdownHasADeadline(t *testing.T) {
 	defer r.Close()
 	var stderr output
 	cfg := mustLoad(t, "")
-	e, err := newExporters("", cfg, newLogger("info", &stderr), w, func(error) {})
+	e, err := newExporters("", cfg, startTelemetry(t), newLogger("info", &stderr), w, func(error) {})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,7 +97,7 @@ func TestShutdownHasADeadline(t *testing.T) {
 	for range 2000 { // more than a pipe holds
 		records.AppendEmpty()
 	}
-	if err := e.consumers()[0].ConsumeLogs(t.Context(), logs); err != nil {
+	if err := e.consumers().Logs[0].ConsumeLogs(t.Context(), logs); err != nil {
 		t.Fatal(err)
 	}
 	start := time.Now()
