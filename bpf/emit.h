@@ -45,19 +45,20 @@ static __always_inline __u64 wake_flags(void)
 
 static __always_inline void fill_socket(struct record *r, struct sock *sk, struct tcp_sock *tp)
 {
-	__u64 received = tp->bytes_received;
+	__u64 received = tp->bytes_received, sent = tp->bytes_sent, again = tp->bytes_retrans;
 	unsigned long sk_flags;
 	bool fin_received;
 
-	/* In this order, and a sample, which has no lock, does not take the FIN for payload. */
+	/* A sample has no lock: in this order it does not take the FIN for payload, and below no
+	 * difference becomes less than nothing. */
 	barrier();
 	sk_flags = sk->__sk_common.skc_flags;
 	fin_received = sk_flags & (1UL << SOCK_DONE_BIT);
 
 	/* bytes_sent counts payload only, and what was sent again a second time;
 	 * bytes_received counts the peer's FIN as one octet. */
-	r->bytes_sent = tp->bytes_sent - tp->bytes_retrans;
-	r->bytes_received = received - (fin_received ? 1 : 0);
+	r->bytes_sent = sent > again ? sent - again : 0;
+	r->bytes_received = received - (fin_received && received ? 1 : 0);
 	r->segs_out = tp->segs_out;
 	r->segs_in = tp->segs_in;
 	r->retransmits = tp->total_retrans;

@@ -68,7 +68,8 @@ struct cpu {
 	__u64 excluded;	  /* events of the tracer's own sockets, left out */
 	__u64 rescued;	  /* transitions that fell to the second program */
 	__u64 retried;	  /* of these: the first had no memory; the others it was skipped for */
-	__u64 _pad[7];
+	__u64 foreign;	  /* transitions of no TCP connection: the second's runs less the first's */
+	__u64 _pad[6];
 };
 
 struct {

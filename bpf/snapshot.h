@@ -60,7 +60,7 @@ static __always_inline void remember_open(struct conn *c, struct sock *sk, struc
 	name_ends(c, sk, tp);
 }
 
-/* Owners, by the address of a first subflow; filled and emptied by one snapshot. */
+/* Owners, by the address of a first subflow; filled by one snapshot, and emptied at its end. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 4096);
@@ -191,8 +191,8 @@ static __always_inline bool tell(struct sock *sk, struct tcp_sock *tp, struct co
 	add_ordered(&cpu->in_flight, 1);
 	ts = bpf_ktime_get_ns();
 	stall(ts);
-	ordinal = c->ordinal; /* before the state: a program that closes it would count on */
-	barrier();
+	ordinal = c->ordinal;
+	add_ordered(&cpu->in_flight, 0); /* before the state: a program that closes it counts on */
 	state = sk->__sk_common.skc_state;
 	if (c->untold == (kind == KIND_ADOPTED) && c->state != TCP_CLOSE && is_open(state))
 		told = submit(cpu, sk, tp, c, kind, state, ordinal, ts);

@@ -13,14 +13,14 @@ static __always_inline void own_task(struct conn *c, struct task_struct *task, _
 	struct task_struct *leader = task->group_leader;
 	struct control *ctl = control();
 
-	c->pid = task->tgid;
 	c->uid = uid;
 	c->owner_started = leader->start_boottime;
 	__builtin_memcpy(c->comm, leader->comm, sizeof(c->comm));
-	if (ctl && c->pid == ctl->self)
+	if (ctl && (__u32)task->tgid == ctl->self)
 		c->flags |= FLAG_EXCLUDED;
-	/* Last: a program that finds the source finds the rest, also without the socket's lock. */
+	/* Last: a program that finds these finds the rest, also without the socket's lock. */
 	barrier();
+	c->pid = task->tgid;
 	c->owner_source = source;
 }
 
@@ -216,8 +216,12 @@ static __always_inline void transition(struct sock *sk, int old, int new, bool s
 	struct tcp_sock *tp;
 	struct conn *c;
 
-	if (sk->sk_protocol != IPPROTO_TCP || old == new || !cpu)
+	if (!cpu)
 		return;
+	if (sk->sk_protocol != IPPROTO_TCP || old == new) {
+		__sync_fetch_and_add(&cpu->foreign, second ? 1 : -1);
+		return;
+	}
 	c = bpf_sk_storage_get(&conns, sk, 0, 0);
 	if (c && c->state == new)
 		return;

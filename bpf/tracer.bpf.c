@@ -8,20 +8,28 @@ char LICENSE[] SEC("license") = "GPL";
 
 /*
  * From Linux 7 on a program may be preempted, and is then skipped on that CPU until its task goes on.
- * Where the kernel offers it (6.10), preemption stays off, as it always was before. kernel/bpf/helpers.c
+ * Where the kernel offers it (6.14), preemption stays off, as it always was before. What became due
+ * meanwhile would happen at once where it is switched on again, still inside the program; it cannot
+ * with interrupts off, and then waits until the program has ended. kernel/bpf/helpers.c
  */
 extern void bpf_preempt_disable(void) __ksym __weak;
 extern void bpf_preempt_enable(void) __ksym __weak;
+extern void bpf_local_irq_save(unsigned long *flags) __ksym __weak;
+extern void bpf_local_irq_restore(unsigned long *flags) __ksym __weak;
 
 static __always_inline int undisturbed(struct sock *sk, int old, int new, bool second)
 {
-	bool preemptible = bpf_preempt_disable;
+	unsigned long flags;
 
-	if (preemptible)
-		bpf_preempt_disable();
+	if (!bpf_local_irq_save) {
+		transition(sk, old, new, second);
+		return 0;
+	}
+	bpf_preempt_disable();
 	transition(sk, old, new, second);
-	if (preemptible)
-		bpf_preempt_enable();
+	bpf_local_irq_save(&flags);
+	bpf_preempt_enable();
+	bpf_local_irq_restore(&flags);
 	return 0;
 }
 

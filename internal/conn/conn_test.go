@@ -168,6 +168,26 @@ func TestSince(t *testing.T) {
 	}
 }
 
+// TestLateIsForgotten: what is told of a connection later is not late because its opening was.
+func TestLateIsForgotten(t *testing.T) {
+	table := NewTable()
+	opened := ev(event.Opened, 1, 1)
+	opened.Late, opened.OldState = true, event.SynSent
+	var told []bool
+	tell := func(r *Record) {
+		told = append(told, r.Late)
+		if r.Kind == event.Sampled && r.OldState != event.Established {
+			t.Errorf("state %d while it is open, want established", r.OldState)
+		}
+	}
+	table.Apply(opened, tell)
+	table.Heartbeat(10, 0, tell)
+	table.Reconcile(10, 11, func(uint64) bool { return false }, tell)
+	if d := cmp.Diff([]bool{true, false, false}, told); d != "" {
+		t.Errorf("late:\n%s", d)
+	}
+}
+
 func TestHeartbeat(t *testing.T) {
 	table := NewTable()
 	for cookie, time := range []uint64{10, 20, 30} {

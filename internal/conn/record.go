@@ -66,6 +66,8 @@ type Record struct {
 	Reason    Reason    // of a Closed
 	Initiator Initiator // of a Closed
 	ErrorType string    // error.type: why a Failed failed or a Closed did not end in order; else empty
+	// Stray: a Closed of which the opening was never told.
+	Stray bool
 	// Synthesized: the event that would have told of this is lost. Of a Closed, then, nothing is
 	// known but that it is over; its Event is that of its opening, at the time when this was found.
 	Synthesized bool

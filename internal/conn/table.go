@@ -61,6 +61,8 @@ func (t *Table) Apply(e *event.Event, tell func(*Record)) {
 		r.Since = totals(e)
 	case event.Closed:
 		t.stats.Closed++
+		_, known := t.open[e.Cookie]
+		r.Stray = !known
 		r.Since = t.leave(e)
 	case event.Failed:
 		t.stats.Failed++
@@ -111,14 +113,15 @@ func update(known, e *event.Event) Totals {
 	known.Retransmits += uint32(since.Retransmits)
 	known.SegsOut, known.SegsIn = e.SegsOut, e.SegsIn
 	known.SRTT, known.MinRTT = e.SRTT, e.MinRTT
+	known.OldState = e.OldState
 	known.PID, known.UID, known.OwnerStarted, known.Comm, known.OwnerSource = e.PID, e.UID, e.OwnerStarted, e.Comm, e.OwnerSource
 	return since
 }
 
-// Each calls f with every open connection, in no order: what its opening said, with its newest
-// totals. f must not keep the event.
+// Each calls f with every open connection, in the order of their sockets: what its opening said, with
+// its newest totals. f must not keep the event.
 func (t *Table) Each(f func(*event.Event)) {
-	for _, e := range t.open {
+	for _, e := range t.sorted(func(*event.Event) bool { return true }) {
 		f(e)
 	}
 }
@@ -209,6 +212,10 @@ func (t *Table) enter(e *event.Event) {
 		return // its end has been told: to enter it would leave it open for ever
 	}
 	opened := *e
+	opened.Late = false // what is told of it later is not
+	if e.Kind == event.Opened {
+		opened.OldState = event.Established
+	}
 	t.open[e.Cookie] = &opened
 }
 

@@ -185,6 +185,9 @@ const (
 	offFlags         = 182
 )
 
+// maxBytes bounds what a connection can carry: an EiB.
+const maxBytes = 1 << 60
+
 const (
 	afINET  = 2
 	afINET6 = 10
@@ -252,6 +255,8 @@ func (e *Event) check(family uint16) error {
 		return fmt.Errorf("%w: TCP state %d, want %d to %d", ErrMalformed, e.OldState, Established, Closing)
 	case e.OwnerSource > OwnerFile:
 		return fmt.Errorf("%w: owner source %d, want at most %d", ErrMalformed, e.OwnerSource, OwnerFile)
+	case e.BytesSent > maxBytes || e.BytesReceived > maxBytes:
+		return fmt.Errorf("%w: %d octets sent, %d received, want at most %d", ErrMalformed, e.BytesSent, e.BytesReceived, uint64(maxBytes))
 	case family != afINET && family != afINET6:
 		return fmt.Errorf("%w: address family %d, want %d or %d", ErrMalformed, family, afINET, afINET6)
 	case e.Ordinal == 0 && e.Kind != Adopted && e.Kind != Sampled:

@@ -85,6 +85,7 @@ func TestDecodeMalformed(t *testing.T) {
 		{"long", make([]byte, Size+8), "malformed record: 192 octets, want 184"},
 		{"zeroes", make([]byte, Size), "malformed record: kind 0, want 1 to 5"},
 		{"kind", set(offKind, 6), "malformed record: kind 6, want 1 to 5"},
+		{"octets", set(offBytesReceived+7, 0xff), "malformed record: 0 octets sent, 18374686479671623680 received, want at most 1152921504606846976"},
 		{"role", set(offRole, 3), "malformed record: role 3, want at most 2"},
 		{"closer", set(offCloser, 4), "malformed record: closer 4, want at most 3"},
 		{"state", set(offOldState, 12), "malformed record: TCP state 12, want 1 to 11"},

@@ -45,6 +45,7 @@ type Stats struct {
 	Late      uint64 // of Released: behind a younger event
 	Pending   int    // Pushed - Released
 	Watermark uint64 // every event up to here has been released; 0: none yet
+	Reached   uint64 // no event up to here is held back: the watermark, or later with MaxHold
 }
 
 // A Merge is a pure value: it reads no clock, does no I/O and starts no goroutine. It is not safe
@@ -153,9 +154,11 @@ func (m *Merge) Release(now uint64, yield func(*event.Event)) {
 	safe := m.safe()
 	m.stats.Watermark = max(m.stats.Watermark, safe)
 	m.releaseTo(safe, yield)
+	m.stats.Reached = max(m.stats.Reached, m.stats.Watermark)
 	forced := m.stats.Released
 	if hold := uint64(m.cfg.MaxHold); hold > 0 && now > hold {
 		m.releaseTo(now-hold, yield)
+		m.stats.Reached = max(m.stats.Reached, now-hold)
 	}
 	for m.cfg.MaxPending > 0 && m.stats.Pending > m.cfg.MaxPending {
 		m.pop(yield)

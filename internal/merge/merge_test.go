@@ -53,7 +53,7 @@ func TestReleaseWaitsForEveryCPU(t *testing.T) {
 	if d := cmp.Diff(want, release(m, 98)); d != "" {
 		t.Error(d)
 	}
-	wantStats := Stats{Pushed: 2, Released: 2, Watermark: 97}
+	wantStats := Stats{Pushed: 2, Released: 2, Watermark: 97, Reached: 97}
 	if d := cmp.Diff(wantStats, m.Stats()); d != "" {
 		t.Error(d)
 	}
@@ -130,6 +130,9 @@ func TestMaxHoldReleasesOutOfTurn(t *testing.T) {
 	if d := cmp.Diff([]released{{50, 1, 1, false}}, release(m, 150)); d != "" {
 		t.Fatal(d)
 	}
+	if s := m.Stats(); s.Watermark != 0 || s.Reached != 50 {
+		t.Errorf("watermark %d, reached %d, want 0 and what is not held any longer, 50", s.Watermark, s.Reached)
+	}
 	// CPU 0 slept for longer than the bound: its event is flagged, not dropped, not hidden.
 	m.Push(at(0, 40, 1))
 	m.Watermark(0, 200)
@@ -137,7 +140,7 @@ func TestMaxHoldReleasesOutOfTurn(t *testing.T) {
 	if d := cmp.Diff([]released{{40, 1, 0, true}}, release(m, 200)); d != "" {
 		t.Error(d)
 	}
-	want := Stats{Pushed: 2, Released: 2, Forced: 1, Late: 1, Watermark: 199}
+	want := Stats{Pushed: 2, Released: 2, Forced: 1, Late: 1, Watermark: 199, Reached: 199}
 	if d := cmp.Diff(want, m.Stats()); d != "" {
 		t.Error(d)
 	}

@@ -93,7 +93,7 @@ func feature(probe func() error) func() (string, error) {
 			return "yes", nil
 		case errors.Is(err, unix.EPERM):
 			return "", errors.New("not permitted")
-		case errors.Is(err, ebpf.ErrNotSupported):
+		case errors.Is(err, ebpf.ErrNotSupported), strings.Contains(err.Error(), "unknown func"):
 			return "", errors.New("not supported by this kernel")
 		}
 		line, _, _ := strings.Cut(err.Error(), "\n")

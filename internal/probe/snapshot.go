@@ -29,7 +29,24 @@ func (t *Tracer) Remember(drain func() error) error {
 	if err := t.iterate(t.objects.RememberTcp, nil, false, drain); err != nil {
 		return fmt.Errorf("looking through the TCP sockets: %w", err)
 	}
-	return nil
+	return t.forgetSubflows()
+}
+
+// forgetSubflows removes the owners that no socket of this network namespace took: an address may soon
+// be another socket's.
+func (t *Tracer) forgetSubflows() error {
+	for {
+		var address uint64
+		switch err := t.objects.Subflows.NextKey(nil, &address); {
+		case errors.Is(err, ebpf.ErrKeyNotExist):
+			return nil
+		case err != nil:
+			return fmt.Errorf("emptying the owners of subflows: %w", err)
+		}
+		if err := t.objects.Subflows.Delete(address); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("emptying the owners of subflows: %w", err)
+		}
+	}
 }
 
 // Adopt has the programs submit the event that each open connection is still owed: one that
@@ -187,7 +204,7 @@ func (t *Tracer) Lost() (uint64, error) {
 	}
 	sum := t.count()
 	now := skipped(misses, sum)
-	t.skipped = max(t.skipped, min(now, t.skippedNow))
+	t.skipped.Store(max(t.skipped.Load(), min(now, t.skippedNow)))
 	t.skippedNow = now
-	return sum.RingFull + sum.NoRing + sum.NoStorage + t.skipped, nil
+	return sum.RingFull + sum.NoRing + sum.NoStorage + t.skipped.Load(), nil
 }

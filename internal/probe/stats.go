@@ -18,6 +18,7 @@ type CPUStats struct {
 	Excluded  uint64 // events of the tracer's own sockets
 	Rescued   uint64 // state changes that the first program missed and the second saw to
 	Retried   uint64 // of Rescued: the first had no memory for the socket's storage
+	Foreign   int64  // state changes of no TCP connection: runs of the second program less those of the first
 }
 
 // Stats are totals since Load. Submitted over all CPUs = Read, once the rings are drained and
@@ -27,20 +28,19 @@ type Stats struct {
 	Read    uint64 // samples handed out by Drain
 	Corrupt uint64 // rings given up at a header that cannot be true
 	Misses  uint64 // times that the kernel skipped the first program because it was running
-	Skipped uint64 // of Misses: the second was skipped too, and the state change seen by neither
+	Skipped uint64 // of Misses: the second was skipped too, and the state change seen by neither; see Lost
 }
 
 // Stats reads the counters. It may be called concurrently with everything but Close.
 func (t *Tracer) Stats() (Stats, error) {
-	s := Stats{CPU: make([]CPUStats, len(t.cpus)), Read: t.read.Load(), Corrupt: t.corrupt.Load()}
+	s := Stats{CPU: make([]CPUStats, len(t.cpus)), Read: t.read.Load(), Corrupt: t.corrupt.Load(), Skipped: t.skipped.Load()}
 	var err error
-	if s.Misses, err = t.misses(); err != nil { // before Rescued, which follows it
+	if s.Misses, err = t.misses(); err != nil {
 		return Stats{}, err
 	}
 	for i := range t.cpus {
 		s.CPU[i] = t.cpus[i].stats()
 	}
-	s.Skipped = skipped(s.Misses, s.Total())
 	return s, nil
 }
 
@@ -62,6 +62,7 @@ func (c *tracerCpu) stats() CPUStats {
 		Excluded:  atomic.LoadUint64(&c.Excluded),
 		Rescued:   atomic.LoadUint64(&c.Rescued),
 		Retried:   atomic.LoadUint64(&c.Retried),
+		Foreign:   int64(atomic.LoadUint64(&c.Foreign)),
 	}
 }
 
@@ -74,6 +75,7 @@ func (s *CPUStats) add(c CPUStats) {
 	s.Excluded += c.Excluded
 	s.Rescued += c.Rescued
 	s.Retried += c.Retried
+	s.Foreign += c.Foreign
 }
 
 func (t *Tracer) misses() (uint64, error) {
@@ -87,8 +89,8 @@ func (t *Tracer) misses() (uint64, error) {
 // skipped is what the first program was skipped for and the second did not rescue. While the second is
 // about to, it counts too.
 func skipped(misses uint64, total CPUStats) uint64 {
-	rescued := total.Rescued - total.Retried
-	return max(misses, rescued) - rescued
+	rescued := int64(total.Rescued-total.Retried) + total.Foreign
+	return uint64(max(int64(misses)-rescued, 0))
 }
 
 // Read is how many samples Drain has handed out, and how many rings it has given up.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync/atomic"
 	"time"
 	"unsafe"
@@ -75,7 +76,8 @@ type Tracer struct {
 	corrupt  atomic.Uint64 // rings cut short by an impossible header
 	lastRead uint64        // read, at the latest Wait
 
-	skipped, skippedNow uint64 // state changes that no program has seen: for sure, and at the latest Lost
+	skipped    atomic.Uint64 // state changes that no program has seen
+	skippedNow uint64        // the same, or the second is about to, at the latest Lost
 
 	crowded bool // a ring was more than a quarter full at the latest Drain
 }
@@ -264,7 +266,8 @@ func (t *Tracer) Drain(yield func(cpu int, sample []byte)) {
 // may go on for a little while: see InFlight.
 func (t *Tracer) Detach() error {
 	var errs []error
-	for _, l := range t.links {
+	// The first last: what it is skipped for while it is alone is unseen, and counted as that.
+	for _, l := range slices.Backward(t.links) {
 		errs = append(errs, l.Close())
 	}
 	t.links = nil

@@ -59,7 +59,8 @@ type tracerCpu struct {
 	Excluded  uint64
 	Rescued   uint64
 	Retried   uint64
-	Pad       [7]uint64
+	Foreign   uint64
+	Pad       [6]uint64
 }
 
 type tracerNowArgs struct {

@@ -1,9 +1,11 @@
 package probe
 
 import (
+	"errors"
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -304,4 +306,50 @@ func BenchmarkProgram(b *testing.B) {
 	b.ReportMetric(float64(ns)/float64(runs), "ns/run")
 	b.ReportMetric(float64(ns)/float64(events), "ns/event")
 	b.ReportMetric(float64(ns)/float64(b.N*connections), "ns/connection")
+}
+
+// TestSubflowsAreForgotten: the owner of an MPTCP socket in another network namespace, whose subflows
+// this one does not show, is not left for whatever socket gets their address next.
+func TestSubflowsAreForgotten(t *testing.T) {
+	tr := mustAttach(t, Config{})
+	left := make(chan struct{})
+	ready := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with its namespace
+		ready <- listenElsewhere(left)
+	}()
+	err := <-ready
+	defer close(left)
+	if errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.ENOPROTOOPT) {
+		t.Skip("the kernel has no MPTCP, or it is switched off")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := tr.Remember(nil); err != nil {
+		t.Fatal(err)
+	}
+	var address uint64
+	if err := tr.objects.Subflows.NextKey(nil, &address); !errors.Is(err, ebpf.ErrKeyNotExist) {
+		t.Errorf("subflow %#x is left (%v)", address, err)
+	}
+}
+
+// listenElsewhere has an MPTCP socket listen in a network namespace of its own until left is closed.
+func listenElsewhere(left <-chan struct{}) error {
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		return err
+	}
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, unix.IPPROTO_MPTCP)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(unix.Bind(fd, &unix.SockaddrInet4{}), unix.Listen(fd, 1)); err != nil {
+		return errors.Join(err, unix.Close(fd))
+	}
+	go func() {
+		<-left
+		_ = unix.Close(fd)
+	}()
+	return nil
 }
