@@ -21,7 +21,7 @@ Usage:
   connspan version
   connspan help
 
-  --config FILE   configuration, YAML; without one, text goes to stdout
+  --config FILE   configuration, YAML; without one, text goes to stdout and nothing listens
   --btf FILE      types of the running kernel (BTF), for a kernel that does not carry them
   FILTER          words that all must match: any text of a connection, or one of
                   port:5432  local:ADDR  peer:ADDR  process:NAME  service:NAME  pid:NUMBER
