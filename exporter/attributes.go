@@ -10,6 +10,7 @@ import (
 
 	"github.com/connspan/connspan/internal/conn"
 	"github.com/connspan/connspan/internal/event"
+	"github.com/connspan/connspan/internal/owner"
 )
 
 // Attributes that the semantic conventions do not have.
@@ -36,7 +37,7 @@ const (
 )
 
 // maxAttributes is the most that a record has.
-const maxAttributes = 32
+const maxAttributes = 33
 
 // The semantic conventions' names, as the strings that pdata takes.
 const (
@@ -57,6 +58,7 @@ const (
 	attrDestPort    = string(semconv.DestinationPortKey)
 	attrPID         = string(semconv.ProcessPIDKey)
 	attrExecutable  = string(semconv.ProcessExecutableNameKey)
+	attrPath        = string(semconv.ProcessExecutablePathKey)
 	attrUser        = string(semconv.ProcessUserIDKey)
 	attrErrorType   = string(semconv.ErrorTypeKey)
 	transportTCP    = "tcp"
@@ -77,21 +79,18 @@ var ownerSourceNames = map[event.OwnerSource]string{
 }
 
 // putCommon puts what every record has. Whatever is not known is left out.
-func putCommon(m pcommon.Map, r *conn.Record) {
+func putCommon(m pcommon.Map, r *conn.Record, p *owner.Process) {
 	if id, ok := r.ID(); ok {
 		m.PutStr(attrConnectionID, hex.EncodeToString(id[:]))
 	}
 	m.PutStr(attrTransport, transportTCP)
 	putEnds(m, r)
 	m.PutStr(attrRole, roleNames[r.Role])
-	if r.Kind == event.Closed || r.Kind == event.Failed {
-		m.PutStr(attrState, stateClosed)
-	} else {
-		m.PutStr(attrState, stateOpen)
-	}
+	m.PutStr(attrState, state(r))
 	if r.OwnerSource != event.OwnerUnknown {
 		m.PutInt(attrPID, int64(r.PID))
-		m.PutStr(attrExecutable, r.Comm.String())
+		m.PutStr(attrExecutable, executable(ownerOf(r.Event), p))
+		putUnlessEmpty(m, attrPath, event.Printable(p.Executable))
 		m.PutInt(attrUser, int64(r.UID))
 		m.PutStr(attrOwnerSource, ownerSourceNames[r.OwnerSource])
 	}
@@ -105,6 +104,25 @@ func putCommon(m pcommon.Map, r *conn.Record) {
 	if r.Late {
 		m.PutBool(attrLate, true)
 	}
+}
+
+// states are the names that network.connection.state has for the states of an open connection.
+var states = map[event.State]string{
+	event.Established: stateOpen, event.FinWait1: "fin_wait_1", event.FinWait2: "fin_wait_2",
+	event.CloseWait: "close_wait", event.Closing: "closing", event.LastAck: "last_ack",
+}
+
+// state is what the connection is in once the record is true.
+func state(r *conn.Record) string {
+	switch r.Kind {
+	case event.Closed, event.Failed:
+		return stateClosed
+	case event.Adopted, event.Sampled:
+		if name, ok := states[r.OldState]; ok {
+			return name
+		}
+	}
+	return stateOpen
 }
 
 func putEnds(m pcommon.Map, r *conn.Record) {

@@ -84,10 +84,41 @@ type TracesConfig struct {
 	Pairing string `mapstructure:"pairing"`
 }
 
-// ResourceConfig adds to the Resource of each traced process.
+// ResourceConfig is about the Resource of each traced process.
 type ResourceConfig struct {
 	// Attributes go over those that are found, also over OTEL_RESOURCE_ATTRIBUTES.
 	Attributes map[string]string `mapstructure:"attributes"`
+	// Services name the services of processes. The first that matches counts, over all else.
+	Services []ServiceRule `mapstructure:"services"`
+	// Environment takes what OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES say in the environment of
+	// the traced process.
+	Environment bool `mapstructure:"environment"`
+	// CommandLine tells process.command_args.
+	CommandLine bool `mapstructure:"command_line"`
+	// Redact are globs of the names of options, in any case, whose values are replaced in command lines.
+	Redact []string `mapstructure:"redact"`
+}
+
+// ServiceRule names the service of the processes that it matches.
+type ServiceRule struct {
+	Match     ServiceMatch `mapstructure:"match"`
+	Name      string       `mapstructure:"name"`
+	Namespace string       `mapstructure:"namespace"`
+}
+
+// ServiceMatch are globs, all of which have to match, those that are empty excepted: * is any text, ? any
+// character.
+type ServiceMatch struct {
+	// Executable is for the path of what is executed, or its name.
+	Executable string `mapstructure:"executable"`
+	// Container is for the id of the container, or its name where that is known.
+	Container string `mapstructure:"container"`
+	// Unit is for the systemd unit, as systemctl shows it.
+	Unit string `mapstructure:"unit"`
+	// Cgroup is for the path of the control group, as /proc/PID/cgroup shows it.
+	Cgroup string `mapstructure:"cgroup"`
+	// Command is for the command line, joined by spaces, after redaction.
+	Command string `mapstructure:"command"`
 }
 
 // The values of LogsConfig.Events.
@@ -133,6 +164,13 @@ func NewDefaultConfig() Config {
 			ExpireAfter: 5 * time.Minute,
 		},
 		Traces: TracesConfig{SampleRatio: 1, Pairing: PairingBothEnds},
+		Resource: ResourceConfig{
+			Environment: true,
+			Redact: []string{
+				"*password*", "*passwd*", "*passphrase*", "*secret*", "*token*", "*credential*", "*authorization*",
+				"*api?key*", "*apikey*", "*access?key*", "*accesskey*", "*private?key*", "*privatekey*",
+			},
+		},
 	}
 }
 
@@ -213,10 +251,22 @@ func (c *TracesConfig) validate() error {
 }
 
 func (c *ResourceConfig) validate() error {
+	var errs []error
 	if _, ok := c.Attributes[""]; ok {
-		return errors.New("resource::attributes: an empty name, want one")
+		errs = append(errs, errors.New("resource::attributes: an empty name, want one"))
 	}
-	return nil
+	for i, rule := range c.Services {
+		if rule.Name == "" {
+			errs = append(errs, fmt.Errorf("resource::services::%d::name: empty, want the name of a service", i))
+		}
+		if rule.Match == (ServiceMatch{}) {
+			errs = append(errs, fmt.Errorf("resource::services::%d::match: empty, want executable, container, unit, cgroup or command", i))
+		}
+	}
+	if slices.Contains(c.Redact, "") {
+		errs = append(errs, errors.New(`resource::redact: "", want a glob such as *password*`))
+	}
+	return errors.Join(errs...)
 }
 
 // Size is a number of octets. As text it has a unit (64KiB, 1MiB, 1GiB) or none; auto is 0.

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"go.opentelemetry.io/collector/consumer"
-	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/otel/metric"
 
 	"github.com/connspan/connspan/internal/clock"
@@ -52,6 +51,7 @@ type Exporter struct {
 	merge     *merge.Merge
 	table     *conn.Table
 	clock     *clock.Clock
+	processes *resources
 	signals   signals
 	samples   samples
 	loss      *loss
@@ -61,6 +61,7 @@ type Exporter struct {
 	refusals  *refusals
 	stats     atomic.Pointer[Stats] // as of the last round
 	observed  []metric.Registration // of Stats
+	last      atomic.Pointer[Stats] // from Close on
 }
 
 // New loads the BPF programs and attaches them: when it returns, every connection is seen, though
@@ -75,7 +76,7 @@ func newStalled(cfg Config, to Consumers, logger *slog.Logger, stall probe.Stall
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	base, err := newResource(cfg.Resource, logger)
+	processes, err := newResources(cfg.Resource, logger)
 	if err != nil {
 		return nil, err
 	}
@@ -84,17 +85,17 @@ func newStalled(cfg Config, to Consumers, logger *slog.Logger, stall probe.Stall
 		return nil, err
 	}
 	x := &Exporter{
-		cfg: cfg, to: to, logger: logger, tracer: tracer, table: conn.NewTable(),
+		cfg: cfg, to: to, logger: logger, tracer: tracer, table: conn.NewTable(), processes: processes,
 		clock:    &clock.Clock{Kernel: tracer.Now, Wall: time.Now},
 		refusals: newRefusals(logger),
 	}
-	if err := x.start(base); err != nil {
+	if err := x.start(); err != nil {
 		return nil, errors.Join(err, tracer.Close())
 	}
 	return x, nil
 }
 
-func (x *Exporter) start(base pcommon.Map) (err error) {
+func (x *Exporter) start() (err error) {
 	x.loss = newLoss(x.tracer.CPUs(), x.logger)
 	x.table.Report = x.loss.outOfStep
 	x.merge, err = merge.New(merge.Config{
@@ -108,7 +109,7 @@ func (x *Exporter) start(base pcommon.Map) (err error) {
 		return err
 	}
 	now := time.Now()
-	x.signals = newSignals(x.cfg, x.to, base, x.clock, now)
+	x.signals = newSignals(x.cfg, x.to, x.processes, x.clock, now)
 	if x.signals.metrics != nil {
 		x.samples.metrics = newPace(x.cfg.Metrics.Interval, now)
 	}
@@ -162,27 +163,37 @@ func (x *Exporter) round(ctx context.Context) error {
 	}
 	x.signals.observe(x.clock.Time(now))
 	x.merge.Release(now, func(e *event.Event) { x.apply(ctx, e) })
-	x.reconcile()
+	x.reconcile(ctx)
 	x.report(ctx)
 	x.ship(ctx)
 	x.publish(now)
 	return nil
 }
 
-// take decodes a sample of the ring of cpu and gives it to the merge.
+// take decodes a sample of the ring of cpu and gives it to the merge. It looks at the owner now, not when
+// the event is told: what has been waited for may have exited.
 func (x *Exporter) take(cpu int, sample []byte) {
 	if err := event.Decode(sample, cpu, &x.event); err != nil {
 		x.malformed++
 		return
 	}
 	x.loss.sequences[cpu].See(x.event.Seq, x.event.Time)
+	x.processes.find(ownerOf(&x.event))
 	x.merge.Push(&x.event)
 }
 
 func (x *Exporter) apply(ctx context.Context, e *event.Event) {
-	x.table.Apply(e, x.signals.add)
-	if x.signals.pending() >= batchRecords {
-		x.ship(ctx)
+	x.table.Apply(e, x.tell(ctx, x.signals.add))
+}
+
+// tell gives each record to add, and what has been made of them to the consumers before that is more
+// than they may be given at once.
+func (x *Exporter) tell(ctx context.Context, add func(*conn.Record)) func(*conn.Record) {
+	return func(r *conn.Record) {
+		if x.signals.pending() >= batchRecords {
+			x.ship(ctx)
+		}
+		add(r)
 	}
 }
 
@@ -228,6 +239,9 @@ func (x *Exporter) inFlight() bool {
 // but not while Run runs.
 func (x *Exporter) Close() error {
 	err := x.unobserve() // the counters that Stats reads are the tracer's
+	if last, statsErr := x.Stats(); statsErr == nil {
+		x.last.Store(&last)
+	}
 	if closeErr := x.tracer.Close(); closeErr != nil {
 		err = errors.Join(err, fmt.Errorf("closing the tracer: %w", closeErr))
 	}

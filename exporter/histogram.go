@@ -24,9 +24,12 @@ type exemplar struct {
 }
 
 // exemplars keeps the newest one of each bucket; where there are no fixed buckets, the newest few.
-type exemplars [15]exemplar
+type exemplars []exemplar
 
-func (e *exemplars) appendTo(s pmetric.ExemplarSlice) {
+// few is how many there are without fixed buckets.
+const few = 8
+
+func (e exemplars) appendTo(s pmetric.ExemplarSlice) {
 	for _, x := range e {
 		if x.at.IsZero() {
 			continue
@@ -52,9 +55,9 @@ type histogram struct {
 
 func newHistogram(kind string, bounds []float64) *histogram {
 	if kind == HistogramExponential {
-		return &histogram{exponential: structure.NewFloat64(structure.NewConfig())}
+		return &histogram{exponential: structure.NewFloat64(structure.NewConfig()), exemplars: make(exemplars, few)}
 	}
-	return &histogram{bounds: bounds, counts: make([]uint64, len(bounds)+1)}
+	return &histogram{bounds: bounds, counts: make([]uint64, len(bounds)+1), exemplars: make(exemplars, len(bounds)+1)}
 }
 
 func (h *histogram) record(v float64, at time.Time, l link) {
@@ -80,7 +83,7 @@ func (h *histogram) record(v float64, at time.Time, l link) {
 
 // clear forgets what has been told: the exemplars, and unless it is cumulative everything.
 func (h *histogram) clear(cumulative bool) {
-	h.exemplars = exemplars{}
+	clear(h.exemplars)
 	if cumulative {
 		return
 	}

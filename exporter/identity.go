@@ -65,7 +65,8 @@ func (i identity) of(r *conn.Record) link {
 	if paired && r.Role == event.Server {
 		l.parent, l.span = l.span, pcommon.SpanID(h[24:32])
 	}
-	l.sampled = binary.BigEndian.Uint64(h[8:16])&(1<<randomBits-1) >= i.threshold
+	begun := r.Began != 0 || r.Established != 0 // else it has no span
+	l.sampled = begun && binary.BigEndian.Uint64(h[8:16])&(1<<randomBits-1) >= i.threshold
 	return l
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/connspan/connspan/internal/clock"
 	"github.com/connspan/connspan/internal/conn"
 	"github.com/connspan/connspan/internal/event"
+	"github.com/connspan/connspan/internal/owner"
 )
 
 // scopeName is the instrumentation scope of everything that connspan tells.
@@ -27,18 +28,18 @@ const (
 // logs collects log records, grouped by the process that owns the connection, in the order in
 // which they come. It is not safe for concurrent use.
 type logs struct {
-	tell     map[event.Kind]bool
-	legacy   bool        // LogsConfig.LegacyEventName
-	base     pcommon.Map // Resource attributes that all processes share
-	clock    *clock.Clock
-	observed time.Time // when this round released its events
-	batch    plog.Logs
-	groups   map[owner]plog.LogRecordSlice
-	records  int
+	tell      map[event.Kind]bool
+	legacy    bool // LogsConfig.LegacyEventName
+	processes *resources
+	clock     *clock.Clock
+	observed  time.Time // when this round released its events
+	batch     plog.Logs
+	groups    map[owner.ID]plog.LogRecordSlice
+	records   int
 }
 
-func newLogs(cfg LogsConfig, base pcommon.Map, c *clock.Clock) *logs {
-	l := &logs{base: base, clock: c, legacy: cfg.LegacyEventName, tell: map[event.Kind]bool{
+func newLogs(cfg LogsConfig, processes *resources, c *clock.Clock) *logs {
+	l := &logs{processes: processes, clock: c, legacy: cfg.LegacyEventName, tell: map[event.Kind]bool{
 		event.Opened:  slices.Contains(cfg.Events, EventOpened),
 		event.Adopted: slices.Contains(cfg.Events, EventOpened),
 		event.Closed:  slices.Contains(cfg.Events, EventClosed),
@@ -56,7 +57,7 @@ func (l *logs) pending() int { return l.records }
 func (l *logs) take() plog.Logs {
 	batch := l.batch
 	l.batch = plog.NewLogs()
-	l.groups = make(map[owner]plog.LogRecordSlice)
+	l.groups = make(map[owner.ID]plog.LogRecordSlice)
 	l.records = 0
 	return batch
 }
@@ -67,19 +68,20 @@ func (l *logs) add(r *conn.Record, at link) {
 		return
 	}
 	o := ownerOf(r.Event)
+	p := l.processes.find(o)
 	group, ok := l.groups[o]
 	if !ok {
-		group = l.group(o)
+		group = l.group(o, p)
 		l.groups[o] = group
 	}
 	l.records++
-	l.fill(group.AppendEmpty(), r, at)
+	l.fill(group.AppendEmpty(), r, p, at)
 }
 
-func (l *logs) group(o owner) plog.LogRecordSlice {
+func (l *logs) group(o owner.ID, p *owner.Process) plog.LogRecordSlice {
 	rl := l.batch.ResourceLogs().AppendEmpty()
 	rl.SetSchemaUrl(semconv.SchemaURL)
-	o.fillResource(rl.Resource().Attributes(), l.base)
+	l.processes.fill(rl.Resource().Attributes(), o, p)
 	sl := rl.ScopeLogs().AppendEmpty()
 	sl.SetSchemaUrl(semconv.SchemaURL)
 	sl.Scope().SetName(scopeName)
@@ -87,7 +89,7 @@ func (l *logs) group(o owner) plog.LogRecordSlice {
 }
 
 // fill maps a Record to a log record.
-func (l *logs) fill(lr plog.LogRecord, r *conn.Record, at link) {
+func (l *logs) fill(lr plog.LogRecord, r *conn.Record, p *owner.Process, at link) {
 	lr.SetTimestamp(pcommon.NewTimestampFromTime(l.clock.Time(r.Time)))
 	lr.SetObservedTimestamp(pcommon.NewTimestampFromTime(l.observed))
 	lr.SetSeverityNumber(plog.SeverityNumberInfo)
@@ -97,7 +99,7 @@ func (l *logs) fill(lr plog.LogRecord, r *conn.Record, at link) {
 	lr.SetEventName(eventNames[r.Kind])
 	m := lr.Attributes()
 	m.EnsureCapacity(maxAttributes)
-	putCommon(m, r)
+	putCommon(m, r, p)
 	switch r.Kind {
 	case event.Opened, event.Adopted:
 		putOpened(m, r)

@@ -51,7 +51,7 @@ func newTestSignals(t testing.TB, change func(*Config)) *signals {
 		t.Fatal(err)
 	}
 	all := Consumers{Logs: make([]consumer.Logs, 1), Metrics: make([]consumer.Metrics, 1), Traces: make([]consumer.Traces, 1)}
-	s := newSignals(cfg, all, hostOnly(), fixedClock(t), epoch)
+	s := newSignals(cfg, all, describe(cfg.Resource, hostOnly(), known), fixedClock(t), epoch)
 	s.observe(epoch.Add(10 * time.Second))
 	return &s
 }
@@ -119,7 +119,7 @@ func TestGolden(t *testing.T) {
 	s := newTestSignals(t, func(c *Config) { c.Logs.Heartbeat, c.Metrics.Interval = time.Second, time.Second })
 	table := fill(s, examples())
 	table.Heartbeat(12e9, 1e9, s.heartbeat)
-	metrics := s.metrics.collect(epoch.Add(15*time.Second), table.Each)
+	metrics := s.metrics.collect(uint64(15*time.Second), table.Each)
 	logs, err := (&plog.JSONMarshaler{}).MarshalLogs(s.logs.take())
 	golden(t, "testdata/logs.json", logs, err)
 	spans, err := (&ptrace.JSONMarshaler{}).MarshalTraces(s.spans.take())
@@ -209,43 +209,6 @@ func TestGroups(t *testing.T) {
 	}
 }
 
-func TestResource(t *testing.T) {
-	t.Setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=prod,service.name=agent,team=a")
-	t.Setenv("OTEL_SERVICE_NAME", "agent")
-	base, err := newResource(ResourceConfig{Attributes: map[string]string{"team": "b\n"}}, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	got := base.AsRaw()
-	if got["host.name"] == "" {
-		t.Error("no host.name")
-	}
-	if _, ok := got["service.name"]; ok {
-		t.Errorf("service.name %v is this program's, not the traced one's", got["service.name"])
-	}
-	if got["deployment.environment.name"] != "prod" || got["team"] != "b\ufffd" {
-		t.Errorf("attributes %v, want prod from the environment and team from the configuration", got)
-	}
-	m := pcommon.NewMap()
-	base.PutStr("service.name", "given")
-	ownerOf(examples()[0]).fillResource(m, base)
-	if v, _ := m.Get("service.name"); v.Str() != "given" {
-		t.Errorf("service.name %q, want the configured one to stay", v.Str())
-	}
-}
-
-// TestResourceMalformed: what the environment says wrongly is left out, and no reason not to start.
-func TestResourceMalformed(t *testing.T) {
-	t.Setenv("OTEL_RESOURCE_ATTRIBUTES", "bad")
-	base, err := newResource(ResourceConfig{}, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if v, ok := base.Get("host.name"); !ok || v.Str() == "" {
-		t.Errorf("attributes %v, want host.name all the same", base.AsRaw())
-	}
-}
-
 func TestConfigValidate(t *testing.T) {
 	tests := []struct {
 		name   string
@@ -270,6 +233,11 @@ func TestConfigValidate(t *testing.T) {
 		{"sampling", func(c *Config) { c.Traces.SampleRatio = math.NaN() }, "traces::sample_ratio: NaN, want 0 to 1"},
 		{"pairing", func(c *Config) { c.Traces.Pairing = "both" }, `traces::pairing: "both", want both_ends or none`},
 		{"attribute", func(c *Config) { c.Resource.Attributes = map[string]string{"": "x"} }, "resource::attributes: an empty name, want one"},
+		{"service name", func(c *Config) { c.Resource.Services = []ServiceRule{{Match: ServiceMatch{Unit: "x"}}} }, "resource::services::0::name: empty, want the name of a service"},
+		{"service match", func(c *Config) {
+			c.Resource.Services = []ServiceRule{{Name: "x", Match: ServiceMatch{Unit: "x"}}, {Name: "x"}}
+		}, "resource::services::1::match: empty, want executable, container, unit, cgroup or command"},
+		{"redact", func(c *Config) { c.Resource.Redact = []string{""} }, `resource::redact: "", want a glob such as *password*`},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -23,7 +23,7 @@ type loss struct {
 	list      *probe.List // taken, waiting for the stream to reach it
 	said      rarely
 
-	saidLoss, saidGap, saidViolation rarely
+	saidLoss, saidGap, saidViolation, saidTrouble rarely
 }
 
 func newLoss(cpus int, logger *slog.Logger) *loss {
@@ -74,7 +74,7 @@ func (l *loss) outOfStep(e *event.Event, last uint32) {
 
 // complain says that something did not succeed which will be tried again.
 func (l *loss) complain(what string, err error) {
-	if !l.said.again() {
+	if !l.saidTrouble.again() {
 		return
 	}
 	l.logger.Warn(what+", to be tried again", "error", err)
@@ -149,11 +149,11 @@ func (x *Exporter) compare(ctx context.Context, audit bool) (err error) {
 
 // reconcile ends the connections of which the list says that they are gone, once the stream has
 // reached the list's time: what would have told of their ends would be there by now.
-func (x *Exporter) reconcile() {
+func (x *Exporter) reconcile(ctx context.Context) {
 	l := x.loss.list
 	if l == nil || x.merge.Stats().Watermark < l.To {
 		return
 	}
 	x.loss.list = nil
-	x.table.Reconcile(l.From, l.To, l.Has, x.signals.add)
+	x.table.Reconcile(l.From, l.To, l.Has, x.tell(ctx, x.signals.add))
 }

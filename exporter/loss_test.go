@@ -13,6 +13,7 @@ import (
 
 	gocmp "github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"golang.org/x/sys/unix"
 
 	"github.com/connspan/connspan/internal/actor"
 )
@@ -173,14 +174,14 @@ func (tr *trace) waited() time.Duration {
 	return time.Duration(waited)
 }
 
-// lost is how many events have found no room.
-func (tr *trace) lost() uint64 {
+// now gives the counters as they are.
+func (tr *trace) now() Stats {
 	tr.t.Helper()
 	s, err := tr.x.Stats()
 	if err != nil {
 		tr.t.Fatal(err)
 	}
-	return s.Lost
+	return s
 }
 
 // overflowing has rings of one page, and no audit: what is repaired is so because a loss was seen.
@@ -203,7 +204,7 @@ func TestOverflow(t *testing.T) {
 		holder.Cue()
 		last = holder.Report()
 	}
-	if tr.lost() == 0 {
+	if tr.now().Lost == 0 {
 		t.Error("the kernel counts no loss")
 	}
 	want := kernelEnds(t, holder.PID(), last.Local.Port())
@@ -236,7 +237,7 @@ func TestQuietLoss(t *testing.T) {
 	goOn := tr.stand()
 	holder := startOn(t, int(quiet), "hold", actor.Plan{Listen: "127.0.0.1:0", Connections: 100})
 	want := wantEnds(holder.Report())
-	if lost := tr.lost(); lost < 100 {
+	if lost := tr.now().Lost; lost < 100 {
 		t.Errorf("%d events lost, want most of 200", lost)
 	}
 	goOn()
@@ -271,11 +272,11 @@ func TestRestart(t *testing.T) {
 }
 
 // TestManyPreexisting: idle connections in several processes, and a crowd that comes and goes while
-// the tracer starts: all are told once, none is invented.
+// the tracer starts: all are told once, with no more work than startUp from New on, none is invented.
 func TestManyPreexisting(t *testing.T) {
-	holders, each := 10, 9900
+	holders, each, crowdSize := 10, 9900, 10_000
 	if testing.Short() {
-		holders, each = 2, 2000
+		holders, each, crowdSize = 2, 2000, 2000
 	}
 	var processes []*actor.Process
 	var pids []int
@@ -287,12 +288,15 @@ func TestManyPreexisting(t *testing.T) {
 		p.Report()
 	}
 	blind := actor.Blind(t)
-	const crowdSize = 10_000
 	crowd := actor.Start(t, "crowd", actor.Plan{Listen: "127.0.0.1:0", How: actor.ClientCloses, Connections: crowdSize, Workers: 4})
-	began := time.Now()
+	began, before := time.Now(), processorTime(t)
 	tr := startTrace(t, func(cfg *Config) { cfg.Tracer.RingSize = 64 << 20 })
 	tr.awaitWithin(2*time.Minute, 2*holders*each, pids...)
-	t.Logf("%d sockets adopted after %v", 2*holders*each, time.Since(began))
+	took, worked := time.Since(began), processorTime(t)-before
+	t.Logf("%d sockets adopted after %v, with %v of processor time", 2*holders*each, took, worked)
+	if worked > startUp {
+		t.Errorf("to start took %v of processor time, want %v at most", worked, startUp)
+	}
 	crowd.Report()
 	crowd.Wait()
 	for _, r := range tr.of(pids...) {
@@ -316,6 +320,16 @@ func TestManyPreexisting(t *testing.T) {
 	if s := tr.stats; s.Lost != 0 || s.Gaps > unseen || s.Synthesized > unseen || s.Repeated != 0 {
 		t.Errorf("stats %+v, want nothing lost or repeated, and at most %d ends not seen", s, unseen)
 	}
+}
+
+// processorTime is what this process has used, in the kernel and out of it.
+func processorTime(t *testing.T) time.Duration {
+	t.Helper()
+	var r unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &r); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
 }
 
 // checkOnce: no end of a connection is opened twice or closed twice.

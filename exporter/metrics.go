@@ -12,6 +12,7 @@ import (
 	"github.com/connspan/connspan/internal/clock"
 	"github.com/connspan/connspan/internal/conn"
 	"github.com/connspan/connspan/internal/event"
+	"github.com/connspan/connspan/internal/owner"
 )
 
 // The metrics, by their place in metrics.instruments.
@@ -68,7 +69,7 @@ const (
 
 // labels tell the series of a metric apart; what does not apply, or is not wanted, is empty.
 type labels struct {
-	owner     owner
+	owner     owner.ID
 	role      event.Role
 	ipv6      bool
 	port      uint16
@@ -83,9 +84,10 @@ type labels struct {
 // temporality is delta, since it was told last.
 type series struct {
 	labels  labels
+	process *owner.Process // the owner, as it was known when the series began
 	start   time.Time
-	changed time.Time // when it was last something new
-	fresh   bool      // changed since it was told last
+	changed uint64 // kernel time when it was last something new: wall time may be set
+	fresh   bool   // changed since it was told last
 	count   int64
 	before  int64 // the count that was told last, of an up-down counter
 	hist    *histogram
@@ -99,16 +101,17 @@ type series struct {
 // metric.
 type metrics struct {
 	cfg         MetricsConfig
-	base        pcommon.Map
+	processes   *resources
 	clock       *clock.Clock
 	wanted      map[string]bool // of cfg.Attributes
 	instruments []instrument
 	began       time.Time // what is new began to count no earlier: the last collection, at first the start
-	now         time.Time // of the record that is being added
+	now         time.Time // of the record that is being added, or of the collection
+	kernel      uint64    // the same in kernel time
 }
 
-func newMetrics(cfg MetricsConfig, base pcommon.Map, c *clock.Clock, began time.Time) *metrics {
-	m := &metrics{cfg: cfg, base: base, clock: c, wanted: map[string]bool{}, instruments: instruments(), began: began}
+func newMetrics(cfg MetricsConfig, processes *resources, c *clock.Clock, began time.Time) *metrics {
+	m := &metrics{cfg: cfg, processes: processes, clock: c, wanted: map[string]bool{}, instruments: instruments(), began: began}
 	for _, a := range cfg.Attributes {
 		m.wanted[a] = true
 	}
@@ -120,18 +123,15 @@ func newMetrics(cfg MetricsConfig, base pcommon.Map, c *clock.Clock, began time.
 
 // add counts what r tells.
 func (m *metrics) add(r *conn.Record, l link) {
-	m.now = m.clock.Time(r.Time)
+	m.at(r.Time)
 	who := m.labels(r.Event)
 	switch r.Kind {
 	case event.Opened, event.Adopted:
-		if r.Has(event.Preexisting) {
-			break
-		}
-		m.count(metricOpened, who, 1)
-		if d, ok := r.Handshake(); ok {
-			m.record(metricHandshake, who, d, l)
-		}
+		m.addOpened(r, who, l)
 	case event.Closed:
+		if r.Stray { // nothing has told of its opening
+			m.addOpened(r, who, l)
+		}
 		m.addClosed(r, who, l)
 	case event.Failed:
 		failed := who
@@ -141,6 +141,16 @@ func (m *metrics) add(r *conn.Record, l link) {
 		m.addRTT(r, who, l)
 	}
 	m.addTotals(r.Since, who)
+}
+
+func (m *metrics) addOpened(r *conn.Record, who labels, l link) {
+	if r.Has(event.Preexisting) {
+		return
+	}
+	m.count(metricOpened, who, 1)
+	if d, ok := r.Handshake(); ok {
+		m.record(metricHandshake, who, d, l)
+	}
 }
 
 func (m *metrics) addClosed(r *conn.Record, who labels, l link) {
@@ -205,23 +215,31 @@ func (m *metrics) labels(e *event.Event) labels {
 }
 
 func (m *metrics) count(metric int, who labels, n int64) {
-	s := m.at(metric, who)
+	s := m.seriesOf(metric, who)
 	s.count += n
-	s.touch(m.now)
+	s.touch(m.kernel)
 }
 
 func (m *metrics) record(metric int, who labels, d time.Duration, l link) {
-	s := m.at(metric, who)
+	s := m.seriesOf(metric, who)
 	s.hist.record(d.Seconds(), m.now, l)
-	s.touch(m.now)
+	s.touch(m.kernel)
 }
 
-func (s *series) touch(now time.Time) {
+// at says when what follows happens.
+func (m *metrics) at(kernel uint64) {
+	m.kernel, m.now = kernel, m.clock.Time(kernel)
+	if m.began.After(m.now) { // wall time was set back: nothing begins after its end
+		m.began = m.now
+	}
+}
+
+func (s *series) touch(now uint64) {
 	s.changed, s.fresh = now, true
 }
 
-// at gives the series of these labels, or that of all for which there was no more room.
-func (m *metrics) at(metric int, who labels) *series {
+// seriesOf gives the series of these labels, or that of all for which there was no more room.
+func (m *metrics) seriesOf(metric int, who labels) *series {
 	in := &m.instruments[metric]
 	if s, ok := in.index[who]; ok {
 		return s
@@ -240,19 +258,19 @@ func (m *metrics) at(metric int, who labels) *series {
 }
 
 func (m *metrics) newSeries(in *instrument, who labels) *series {
-	s := &series{labels: who, start: m.began, changed: m.now}
+	s := &series{labels: who, process: m.processes.find(who.owner), start: m.began, changed: m.kernel}
 	if in.shape == shapeHistogram {
 		s.hist = newHistogram(m.cfg.Histogram, in.bounds)
 	}
 	return s
 }
 
-// collect gives all series at time now, or with delta what is new of them, and begins the next
+// collect gives all series at kernel time now, or with delta what is new of them, and begins the next
 // interval. each calls its argument with every open connection.
-func (m *metrics) collect(now time.Time, each func(func(*event.Event))) pmetric.Metrics {
-	m.now = now
+func (m *metrics) collect(now uint64, each func(func(*event.Event))) pmetric.Metrics {
+	m.at(now)
 	m.countActive(each)
-	out := collection{m: m, metrics: pmetric.NewMetrics(), owners: map[owner]*ownMetrics{}}
+	out := collection{m: m, metrics: pmetric.NewMetrics(), owners: map[owner.ID]*ownMetrics{}}
 	for i := range m.instruments {
 		in := &m.instruments[i]
 		in.series = slices.DeleteFunc(in.series, func(s *series) bool { return m.expire(in, s) })
@@ -263,7 +281,7 @@ func (m *metrics) collect(now time.Time, each func(func(*event.Event))) pmetric.
 			out.add(i, in.overflow)
 		}
 	}
-	m.began = now
+	m.began = m.now
 	return out.metrics
 }
 
@@ -276,17 +294,17 @@ func (m *metrics) countActive(each func(func(*event.Event))) {
 	if in.overflow != nil {
 		in.overflow.count = 0
 	}
-	each(func(e *event.Event) { m.at(metricActive, m.labels(e)).count++ })
+	each(func(e *event.Event) { m.seriesOf(metricActive, m.labels(e)).count++ })
 	for _, s := range in.series {
 		if s.count != 0 || s.before != 0 {
-			s.touch(m.now)
+			s.touch(m.kernel)
 		}
 	}
 }
 
 // expire removes a series that has not changed for so long that nobody is to see it any more.
 func (m *metrics) expire(in *instrument, s *series) bool {
-	if s.fresh || m.now.Sub(s.changed) < m.cfg.ExpireAfter {
+	if s.fresh || m.kernel < s.changed+uint64(m.cfg.ExpireAfter) {
 		return false
 	}
 	delete(in.index, s.labels)
@@ -297,7 +315,7 @@ func (m *metrics) expire(in *instrument, s *series) bool {
 type collection struct {
 	m       *metrics
 	metrics pmetric.Metrics
-	owners  map[owner]*ownMetrics
+	owners  map[owner.ID]*ownMetrics
 }
 
 type ownMetrics struct {
@@ -310,6 +328,9 @@ func (c *collection) add(metric int, s *series) {
 	cumulative := c.m.cfg.Temporality == TemporalityCumulative || in.shape == shapeUpDownCounter
 	if !cumulative && !s.fresh {
 		return
+	}
+	if s.start.After(c.m.now) { // wall time was set back
+		s.start = c.m.now
 	}
 	start := s.start
 	if !cumulative {
@@ -353,7 +374,7 @@ func (c *collection) fill(to pmetric.Metric, s *series, start time.Time) {
 func (c *collection) metric(i int, s *series) pmetric.Metric {
 	own, ok := c.owners[s.labels.owner]
 	if !ok {
-		own = c.own(s.labels.owner)
+		own = c.own(s)
 		c.owners[s.labels.owner] = own
 	}
 	metric, ok := own.metrics[i]
@@ -389,10 +410,10 @@ func (c *collection) shape(metric pmetric.Metric, in *instrument) {
 	}
 }
 
-func (c *collection) own(o owner) *ownMetrics {
+func (c *collection) own(s *series) *ownMetrics {
 	rm := c.metrics.ResourceMetrics().AppendEmpty()
 	rm.SetSchemaUrl(semconv.SchemaURL)
-	o.fillResource(rm.Resource().Attributes(), c.m.base)
+	c.m.processes.fill(rm.Resource().Attributes(), s.labels.owner, s.process)
 	sm := rm.ScopeMetrics().AppendEmpty()
 	sm.SetSchemaUrl(semconv.SchemaURL)
 	sm.Scope().SetName(scopeName)
@@ -417,8 +438,8 @@ func (c *collection) putLabels(m pcommon.Map, s *series) {
 	if l.server.IsValid() {
 		m.PutStr(attrServerAddr, l.server.String())
 	}
-	if c.m.wanted[attrExecutable] && l.owner != (owner{}) {
-		m.PutStr(attrExecutable, l.owner.comm.String())
+	if c.m.wanted[attrExecutable] && l.owner != (owner.ID{}) {
+		m.PutStr(attrExecutable, executable(l.owner, s.process))
 	}
 	putUnlessEmpty(m, attrErrorType, l.errorType)
 	putUnlessEmpty(m, attrReason, string(l.reason))

@@ -107,7 +107,7 @@ func TestTemporality(t *testing.T) {
 					for _, e := range events {
 						table.Apply(e, s.add)
 					}
-					md := s.metrics.collect(epoch.Add(time.Duration(i+1)*15*time.Second), table.Each)
+					md := s.metrics.collect(uint64(time.Duration(i+1)*15*time.Second), table.Each)
 					if d := gocmp.Diff(tt.want[i], points(md, "tcp.connection.opened")); d != "" {
 						t.Errorf("interval %d, opened (-want +told):\n%s", i, d)
 					}
@@ -135,7 +135,7 @@ func TestExpiry(t *testing.T) {
 		}
 	}
 	at := func(seconds int) map[string]point {
-		return points(s.metrics.collect(epoch.Add(time.Duration(seconds)*time.Second), table.Each), "tcp.connection.opened")
+		return points(s.metrics.collect(uint64(time.Duration(seconds)*time.Second), table.Each), "tcp.connection.opened")
 	}
 	add(life(1, 1, 1*second, time.Second, 0))
 	if got := at(15); len(got) != 1 {
@@ -155,9 +155,59 @@ func TestExpiry(t *testing.T) {
 	}
 	add(life(1, 3, 91*second, 0, 0))
 	for _, seconds := range []int{105, 1000, 2000} {
-		md := s.metrics.collect(epoch.Add(time.Duration(seconds)*time.Second), table.Each)
+		md := s.metrics.collect(uint64(time.Duration(seconds)*time.Second), table.Each)
 		if got := points(md, "tcp.connection.active"); len(got) != 1 {
 			t.Errorf("active %v after %d s, want the open connection", got, seconds)
+		}
+	}
+}
+
+// TestMetricsClockStep: whatever becomes of the wall clock, no point ends before it begins, and no series
+// expires for it.
+func TestMetricsClockStep(t *testing.T) {
+	for _, temporality := range []string{TemporalityCumulative, TemporalityDelta} {
+		for _, step := range []time.Duration{-time.Hour, time.Hour} {
+			s := newTestSignals(t, func(c *Config) { c.Metrics.Temporality = temporality })
+			wall := epoch
+			s.metrics.clock.Wall = func() time.Time { return wall }
+			table := fill(s, life(1, 1, second, 0, 0))
+			s.metrics.collect(15*second, table.Each)
+			wall = epoch.Add(step)
+			if err := s.metrics.clock.Calibrate(); err != nil {
+				t.Fatal(err)
+			}
+			for _, e := range life(1, 2, 16*second, time.Second, 0) {
+				table.Apply(e, s.add)
+			}
+			md := s.metrics.collect(30*second, table.Each)
+			for _, name := range []string{"tcp.connection.active", "tcp.connection.opened", "tcp.connection.closed", "tcp.connection.duration"} {
+				got := points(md, name)
+				for labels, p := range got {
+					if p.Start > p.End || p.End != step+30*time.Second {
+						t.Errorf("%s, wall clock set by %v, %s %s: from %v to %v", temporality, step, name, labels, p.Start, p.End)
+					}
+				}
+				if len(got) != 1 {
+					t.Errorf("%s, wall clock set by %v, %s: %v, want one series", temporality, step, name, got)
+				}
+			}
+		}
+	}
+}
+
+// TestOpeningNeverTold: who is only seen to close has been opened all the same.
+func TestOpeningNeverTold(t *testing.T) {
+	s := newTestSignals(t, nil)
+	table := fill(s, life(1, 1, second, time.Second, 5)[1:])
+	md := s.metrics.collect(15*second, table.Each)
+	for _, name := range []string{"tcp.connection.opened", "tcp.connection.closed", "tcp.connection.duration"} {
+		for labels, p := range points(md, name) {
+			if p.Value != 1 {
+				t.Errorf("%s %s: %v, want 1", name, labels, p.Value)
+			}
+		}
+		if n := len(points(md, name)); n != 1 {
+			t.Errorf("%s: %d series, want 1", name, n)
 		}
 	}
 }
@@ -188,7 +238,7 @@ func TestSeriesAreBounded(t *testing.T) {
 		if i%500 != 499 {
 			continue
 		}
-		md := s.metrics.collect(epoch.Add(time.Duration(i+2)*10*time.Millisecond), table.Each)
+		md := s.metrics.collect(uint64(time.Duration(i+2)*10*time.Millisecond), table.Each)
 		for name, want := range map[string]uint64{
 			"tcp.connection.opened": opened, "tcp.connection.io": sent, "tcp.connection.active": uint64(table.Stats().Open),
 			"tcp.connection.closed": table.Stats().Closed,
@@ -220,7 +270,7 @@ func TestMetricAttributes(t *testing.T) {
 	} {
 		s := newTestSignals(t, func(c *Config) { c.Metrics.Attributes = tt.attributes })
 		table := fill(s, life(1, 1, second, time.Second, 0))
-		got := points(s.metrics.collect(epoch.Add(15*time.Second), table.Each), "tcp.connection.opened")
+		got := points(s.metrics.collect(uint64(15*time.Second), table.Each), "tcp.connection.opened")
 		if _, ok := got[tt.want]; !ok || len(got) != 1 {
 			t.Errorf("attributes %q: told %v, want %q", tt.attributes, got, tt.want)
 		}
@@ -236,7 +286,7 @@ func TestExponentialHistogram(t *testing.T) {
 			table.Apply(e, s.add)
 		}
 	}
-	md := s.metrics.collect(epoch.Add(time.Hour), table.Each)
+	md := s.metrics.collect(uint64(time.Hour), table.Each)
 	for _, m := range md.ResourceMetrics().At(0).ScopeMetrics().At(0).Metrics().All() {
 		if m.Name() != "tcp.connection.duration" {
 			continue

@@ -22,7 +22,6 @@ import (
 	"time"
 
 	"go.opentelemetry.io/collector/consumer"
-	"go.opentelemetry.io/collector/pdata/plog"
 	"golang.org/x/sys/unix"
 
 	"github.com/connspan/connspan/internal/actor"
@@ -115,7 +114,7 @@ func runOn(cpus []int) error {
 }
 
 // startOn starts an actor that runs on that CPU alone.
-func startOn(t *testing.T, cpu int, name string, plan actor.Plan) *actor.Process {
+func startOn(t testing.TB, cpu int, name string, plan actor.Plan) *actor.Process {
 	t.Helper()
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -154,17 +153,41 @@ func receiveOn(t *testing.T, cpu uint32) {
 	}
 }
 
-// crowds makes connections on all CPUs, in two processes at a time, until that is enough.
-func crowds(t testing.TB, enough func() bool) {
+// crowds makes connections on all CPUs, in two processes at a time, until that is enough, and says how
+// many.
+func crowds(t testing.TB, enough func() bool) (n int) {
 	t.Helper()
-	plan := actor.Plan{Listen: "127.0.0.1:0", Request: 100, Reply: 100, How: actor.ClientCloses, Connections: 500, Workers: 8}
 	for !enough() {
-		pair := []*actor.Process{actor.Start(t, "crowd", plan), actor.Start(t, "crowd", plan)}
-		for _, p := range pair {
-			p.Report()
-			p.Wait()
-		}
+		n += len(twoCrowds(t)) * crowdPlan.Connections
 	}
+	return n
+}
+
+var (
+	crowdPlan    = actor.Plan{Listen: "127.0.0.1:0", Request: 100, Reply: 100, How: actor.ClientCloses, Connections: 500, Workers: 8}
+	crowdAccount = account{Opened: 2 * 500, Closed: 2 * 500, Sent: 500 * (100 + 100), Received: 500 * (100 + 100)}
+)
+
+// The connections of a carrier are open for long, and have something to carry again and again.
+var carrierPlan = actor.Plan{Listen: "127.0.0.1:0", Connections: 50, Request: 70, Reply: 500}
+
+// carrierAccount is what it comes to after so many exchanges.
+func carrierAccount(exchanges int64) account {
+	n := int64(carrierPlan.Connections)
+	octets := exchanges * n * int64(carrierPlan.Request+carrierPlan.Reply)
+	return account{Opened: n + n*exchanges, Closed: n * (exchanges - 1), Active: 2 * n, Sent: octets, Received: octets}
+}
+
+// twoCrowds gives their processes when both are over.
+func twoCrowds(t testing.TB) (pids []int) {
+	t.Helper()
+	pair := []*actor.Process{actor.Start(t, "crowd", crowdPlan), actor.Start(t, "crowd", crowdPlan)}
+	for _, p := range pair {
+		p.Report()
+		p.Wait()
+		pids = append(pids, p.PID())
+	}
+	return pids
 }
 
 // A race reads the rings like [Exporter.Run], and gives each event to both merges.
@@ -196,14 +219,14 @@ type verdict struct {
 	released   uint64
 	violations atomic.Uint64 // events behind a younger one
 	last       uint64
-	worst      uint64 // ns from an event to the younger one before it
+	worst      atomic.Uint64 // ns from an event to the younger one before it
 }
 
 func (v *verdict) see(e *event.Event) {
 	v.released++
 	if e.Time < v.last {
 		v.violations.Add(1)
-		v.worst = max(v.worst, v.last-e.Time)
+		v.worst.Store(max(v.worst.Load(), v.last-e.Time))
 	}
 	v.last = max(v.last, e.Time)
 }
@@ -332,17 +355,21 @@ func (r *race) stalls() uint64 {
 }
 
 // load makes connections until that is enough, a minute at most, and then ends the race.
-func (r *race) load(enough func() bool) {
+func (r *race) load(enough func() bool) { r.under(crowds, enough) }
+
+// under is load of another kind. It says how many connections that were.
+func (r *race) under(load func(t testing.TB, enough func() bool) int, enough func() bool) (n int) {
 	r.t.Helper()
 	// A collector that stops its world would wait for the CPU that stalls, and stop the load with it.
 	r.t.Setenv("GOGC", "off")
 	deadline := time.Now().Add(time.Minute)
-	crowds(r.t, func() bool { return enough() || time.Now().After(deadline) })
+	n = load(r.t, func() bool { return enough() || time.Now().After(deadline) })
 	r.stop()
 	if err := <-r.stopped; err != nil {
 		r.t.Fatal(err)
 	}
 	slices.Sort(r.held)
+	return n
 }
 
 func (r *race) check() {
@@ -364,7 +391,7 @@ func (r *race) row(w io.Writer) {
 	ms := func(ns uint64) string { return fmt.Sprintf("%.1f", float64(ns)/1e6) }
 	held := func(percent int) string { return ms(r.held[(len(r.held)-1)*percent/100]) }
 	_, _ = fmt.Fprintf(w, "%v\t%d\t%d\t%d\t%d\t%s\t%s\t%s\t%s\t\n", r.stall.For, r.ours.released, r.stalls(),
-		r.sorted.violations.Load(), r.ours.violations.Load(), ms(r.sorted.worst), held(50), held(99), held(100))
+		r.sorted.violations.Load(), r.ours.violations.Load(), ms(r.sorted.worst.Load()), held(50), held(99), held(100))
 }
 
 // TestStalled: the whole way, while CPUs sleep.
@@ -397,25 +424,22 @@ func TestSoak(t *testing.T) {
 		}
 		stall.Every = 1 + rand.Uint32N(40) + uint32(stall.For/(100*time.Microsecond))
 		interval := time.Duration(1+rand.IntN(50)) * time.Millisecond
-		s := soak(t, stall, interval, holder, min(20*time.Second, time.Until(deadline)))
+		s := soak(t, stall, interval, holder, min(20*time.Second, max(3*time.Second, time.Until(deadline))))
 		t.Logf("%+v, a round every %v: %+v", stall, interval, s)
 	}
 }
 
-// soak runs an Exporter for a while, and looks at its sockets all the time, as if some were lost.
+// soak runs an Exporter for a while, samples what is open, and looks at its sockets all the time, as if
+// some were lost.
 func soak(t *testing.T, stall probe.Stall, interval time.Duration, holder *actor.Process, d time.Duration) Stats {
 	t.Helper()
-	var told atomic.Uint64
-	sink, err := consumer.NewLogs(func(_ context.Context, ld plog.Logs) error {
-		told.Add(uint64(ld.LogRecordCount()))
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := newLedger()
 	cfg := NewDefaultConfig()
 	cfg.Tracer.Interval, cfg.Tracer.Audit, cfg.Tracer.RingSize = interval, time.Second, 16<<20
-	x, err := newStalled(cfg, Consumers{Logs: []consumer.Logs{sink}}, slog.New(slog.DiscardHandler), stall)
+	cfg.Metrics.Interval, cfg.Logs.Heartbeat = time.Second, time.Second
+	cfg.Metrics.MaxSeries = 100_000 // no process's own goes with those of others
+	to := Consumers{Logs: []consumer.Logs{l}, Metrics: []consumer.Metrics{l}}
+	x, err := newStalled(cfg, to, slog.New(slog.DiscardHandler), stall)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -428,16 +452,26 @@ func soak(t *testing.T, stall probe.Stall, interval time.Duration, holder *actor
 			t.Error(err)
 		}
 	}()
-	crowds(t, func() bool {
+	carrier, exchanges, began := actor.Start(t, "hold", carrierPlan), 1, time.Now()
+	carrier.Report()
+	var pids, last []int
+	for ctx.Err() == nil { // it ends in the midst of the load
 		holder.Cue()
 		holder.Report()
-		return ctx.Err() != nil
-	})
+		if time.Since(began) < d/2 { // from then on it holds what it has
+			carrier.Cue()
+			carrier.Report()
+			exchanges++
+		}
+		if ctx.Err() == nil { // by now what the last ones have sent has arrived
+			pids = append(pids, last...)
+		}
+		last = twoCrowds(t)
+	}
 	if err := stop(); err != nil {
 		t.Fatal(err)
 	}
-	if told.Load() == 0 {
-		t.Error("nothing was told")
-	}
-	return checkBalance(t, x, told.Load())
+	l.check(t, crowdAccount, pids)
+	l.checkMetrics(t, carrierAccount(int64(exchanges)), carrier.PID())
+	return checkBalance(t, x, l.records)
 }

@@ -12,7 +12,8 @@ import (
 // names the worker that served the connection.
 func TestPrefork(t *testing.T) {
 	const each = 6
-	tr := startTrace(t, nil)
+	// An audit would find the worker by the file that it has open, where there is time for one.
+	tr := startTrace(t, func(cfg *Config) { cfg.Tracer.Audit = time.Hour })
 	for _, how := range []actor.How{actor.ClientCloses, actor.ServerCloses, actor.HalfClose, actor.ServerUnread} {
 		t.Run(string(how), func(t *testing.T) {
 			plan := actor.Plan{Listen: "127.0.0.1:0", Workers: 4, Request: 120, Reply: 5300, How: how}

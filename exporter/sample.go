@@ -70,16 +70,16 @@ func (x *Exporter) readTotals(ctx context.Context) {
 
 // report tells what a sample was made for, once the stream has reached its end.
 func (x *Exporter) report(ctx context.Context) {
-	reached := x.merge.Stats().Watermark
+	reached := x.merge.Stats().Reached
 	if x.samples.to == 0 || reached < x.samples.to {
 		return
 	}
 	x.samples.to = 0
 	if x.samples.heartbeat.take() {
-		x.table.Heartbeat(reached, uint64(x.samples.heartbeat.every), func(r *conn.Record) {
+		x.table.Heartbeat(reached, uint64(x.samples.heartbeat.every), x.tell(ctx, func(r *conn.Record) {
 			x.told.Heartbeats++
 			x.signals.heartbeat(r)
-		})
+		}))
 	}
 	if x.samples.metrics.take() {
 		x.collect(ctx, reached)
@@ -88,5 +88,5 @@ func (x *Exporter) report(ctx context.Context) {
 
 // collect tells the metrics as of kernel time now.
 func (x *Exporter) collect(ctx context.Context, now uint64) {
-	x.shipMetrics(ctx, x.signals.metrics.collect(x.clock.Time(now), x.table.Each))
+	x.shipMetrics(ctx, x.signals.metrics.collect(now, x.table.Each))
 }

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -314,22 +315,27 @@ func TestScenarioComm(t *testing.T) {
 	act(p, nil)
 	p.Wait()
 	for _, r := range tr.await(4, p.PID()) {
-		if r.Role == "client" && r.Process != "a\ufffd\ufffd[31m\ufffdb" {
-			t.Errorf("process %q", r.Process)
+		// Its executable has a name of its own, unless it had exited when that was looked at.
+		const comm = "a\ufffd\ufffd[31m\ufffdb"
+		if r.Role == "client" && !strings.Contains(r.body, " "+comm+"[") || r.Process != "exporter.test" && r.Process != comm {
+			t.Errorf("process %q in %q", r.Process, r.body)
 		}
 	}
 }
 
-// TestCrowd: twenty thousand connections, every end of each told once, none left, none out of order.
+// TestCrowd: thousands of connections, every end of each told once, none left, none out of order.
 func TestCrowd(t *testing.T) {
 	// The race detector makes the reader many times slower than the kernel: large rings make up for it.
 	tr := startTrace(t, func(cfg *Config) { cfg.Tracer.RingSize = 16 << 20 })
 	blind := actor.Blind(t)
-	const n = 20_000
+	n := 20_000
+	if testing.Short() {
+		n = 2000
+	}
 	p := actor.Start(t, "crowd", actor.Plan{Listen: "127.0.0.1:0", Request: 100, Reply: 100, How: actor.ClientCloses, Connections: n, Workers: 8})
 	p.Report()
 	p.Wait()
-	tr.await(4*n-blind(), p.PID())
+	tr.await(4*n-blind()-int(tr.now().Unseen), p.PID())
 	tr.stop()
 	counts := map[string]int{}
 	for _, r := range tr.of(p.PID()) {
@@ -338,7 +344,7 @@ func TestCrowd(t *testing.T) {
 			t.Fatalf("%+v, want 100 octets each way and fin", r)
 		}
 	}
-	unseen := blind()
+	unseen := blind() + int(tr.stats.Unseen)
 	for _, kind := range []string{nameOpen + " client", nameOpen + " server", nameClose + " client", nameClose + " server"} {
 		if counts[kind] > n || counts[kind] < n-unseen {
 			t.Errorf("%s: %d, want %d less at most %d", kind, counts[kind], n, unseen)
@@ -347,7 +353,9 @@ func TestCrowd(t *testing.T) {
 	if open := len(openEnds(tr.of(p.PID()))); open > unseen {
 		t.Errorf("%d ends are left open, want at most %d", open, unseen)
 	}
-	if s := tr.stats; s.Lost != 0 || s.Gaps > uint64(unseen) {
+	s := tr.stats
+	if s.Lost != 0 || s.Gaps > uint64(unseen) {
 		t.Errorf("stats %+v, want nothing lost", s)
 	}
+	t.Logf("measured: of the state changes of %d connections the kernel skipped the first program for %d, and the second for %d of these", n, s.Misses, s.Unseen)
 }

@@ -3,15 +3,14 @@ package exporter
 import (
 	"time"
 
-	"go.opentelemetry.io/collector/pdata/pcommon"
-
 	"github.com/connspan/connspan/internal/clock"
 	"github.com/connspan/connspan/internal/conn"
 	"github.com/connspan/connspan/internal/event"
 )
 
 // signals turn records into log records, metrics and spans. What they make depends on nothing but
-// the configuration, the records and the clock's calibration. A signal that is off is nil.
+// the configuration, the records, what is known of their processes, and the clock's calibration. A
+// signal that is off is nil.
 type signals struct {
 	identity identity
 	logs     *logs
@@ -20,20 +19,20 @@ type signals struct {
 }
 
 // newSignals makes those for which there are consumers, and which cfg has on.
-func newSignals(cfg Config, to Consumers, base pcommon.Map, c *clock.Clock, began time.Time) signals {
+func newSignals(cfg Config, to Consumers, processes *resources, c *clock.Clock, began time.Time) signals {
 	s := signals{}
 	if len(to.Traces) == 0 {
 		cfg.Traces.SampleRatio = 0
 	}
 	s.identity = newIdentity(cfg.Traces)
 	if cfg.Traces.SampleRatio > 0 {
-		s.spans = newSpans(s.identity.state, base, c)
+		s.spans = newSpans(s.identity.state, processes, c)
 	}
 	if len(to.Logs) > 0 && (len(cfg.Logs.Events) > 0 || cfg.Logs.Heartbeat > 0) {
-		s.logs = newLogs(cfg.Logs, base, c)
+		s.logs = newLogs(cfg.Logs, processes, c)
 	}
 	if len(to.Metrics) > 0 && cfg.Metrics.Interval > 0 {
-		s.metrics = newMetrics(cfg.Metrics, base, c, began)
+		s.metrics = newMetrics(cfg.Metrics, processes, c, began)
 	}
 	return s
 }

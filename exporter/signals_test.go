@@ -203,6 +203,9 @@ func checkTraceLinks(t *testing.T, s *sinks, pid int) {
 			continue
 		}
 		events[lr.EventName()]++
+		if ahead := lr.Timestamp().AsTime().Sub(lr.ObservedTimestamp().AsTime()); ahead > 0 {
+			t.Errorf("%s: has the time of %v after it was observed", lr.Body().Str(), ahead)
+		}
 		if !spans[lr.TraceID().String()+lr.SpanID().String()] || !lr.Flags().IsSampled() {
 			t.Errorf("%s names a span that is not there", lr.Body().Str())
 		}

@@ -8,6 +8,7 @@ import (
 	"github.com/connspan/connspan/internal/clock"
 	"github.com/connspan/connspan/internal/conn"
 	"github.com/connspan/connspan/internal/event"
+	"github.com/connspan/connspan/internal/owner"
 )
 
 // The names of spans and of their events.
@@ -35,16 +36,16 @@ const (
 // spans collects a span for each connection that is over, grouped by the process that owned it. It is
 // not safe for concurrent use.
 type spans struct {
-	base   pcommon.Map
-	clock  *clock.Clock
-	state  string
-	batch  ptrace.Traces
-	groups map[owner]ptrace.SpanSlice
-	count  int
+	processes *resources
+	clock     *clock.Clock
+	state     string
+	batch     ptrace.Traces
+	groups    map[owner.ID]ptrace.SpanSlice
+	count     int
 }
 
-func newSpans(state string, base pcommon.Map, c *clock.Clock) *spans {
-	s := &spans{base: base, clock: c, state: state}
+func newSpans(state string, processes *resources, c *clock.Clock) *spans {
+	s := &spans{processes: processes, clock: c, state: state}
 	s.take()
 	return s
 }
@@ -56,7 +57,7 @@ func (s *spans) pending() int { return s.count }
 func (s *spans) take() ptrace.Traces {
 	batch := s.batch
 	s.batch = ptrace.NewTraces()
-	s.groups = make(map[owner]ptrace.SpanSlice)
+	s.groups = make(map[owner.ID]ptrace.SpanSlice)
 	s.count = 0
 	return batch
 }
@@ -71,19 +72,20 @@ func (s *spans) add(r *conn.Record, l link) {
 		return
 	}
 	o := ownerOf(r.Event)
+	p := s.processes.find(o)
 	group, ok := s.groups[o]
 	if !ok {
-		group = s.group(o)
+		group = s.group(o, p)
 		s.groups[o] = group
 	}
 	s.count++
-	s.fill(group.AppendEmpty(), r, l, start)
+	s.fill(group.AppendEmpty(), r, p, l, start)
 }
 
-func (s *spans) group(o owner) ptrace.SpanSlice {
+func (s *spans) group(o owner.ID, p *owner.Process) ptrace.SpanSlice {
 	rs := s.batch.ResourceSpans().AppendEmpty()
 	rs.SetSchemaUrl(semconv.SchemaURL)
-	o.fillResource(rs.Resource().Attributes(), s.base)
+	s.processes.fill(rs.Resource().Attributes(), o, p)
 	ss := rs.ScopeSpans().AppendEmpty()
 	ss.SetSchemaUrl(semconv.SchemaURL)
 	ss.Scope().SetName(scopeName)
@@ -91,7 +93,7 @@ func (s *spans) group(o owner) ptrace.SpanSlice {
 }
 
 // fill maps a Record to a span.
-func (s *spans) fill(sp ptrace.Span, r *conn.Record, l link, start uint64) {
+func (s *spans) fill(sp ptrace.Span, r *conn.Record, p *owner.Process, l link, start uint64) {
 	sp.SetTraceID(l.trace)
 	sp.SetSpanID(l.span)
 	sp.SetParentSpanID(l.parent)
@@ -104,7 +106,7 @@ func (s *spans) fill(sp ptrace.Span, r *conn.Record, l link, start uint64) {
 	sp.SetEndTimestamp(s.time(max(r.Time, start)))
 	m := sp.Attributes()
 	m.EnsureCapacity(maxAttributes)
-	putCommon(m, r)
+	putCommon(m, r, p)
 	if r.Kind == event.Closed {
 		putClosed(m, r)
 	} else {

@@ -2,7 +2,10 @@ package exporter
 
 import (
 	"math"
+	"math/big"
 	"math/rand/v2"
+	"strconv"
+	"strings"
 	"testing"
 
 	"go.opentelemetry.io/collector/pdata/pcommon"
@@ -87,6 +90,9 @@ func TestSampling(t *testing.T) {
 			if client.sampled != server.sampled {
 				t.Fatalf("ratio %v: one end is sampled, the other not", tt.ratio)
 			}
+			if want := tt.ratio > 0 && randomness(client.trace) >= threshold(t, i.state); client.sampled != want {
+				t.Fatalf("ratio %v: trace %s is sampled: %v, against %q", tt.ratio, client.trace, client.sampled, i.state)
+			}
 			if client.sampled {
 				sampled++
 			}
@@ -95,6 +101,27 @@ func TestSampling(t *testing.T) {
 			t.Errorf("ratio %v: sampled %v", tt.ratio, got)
 		}
 	}
+}
+
+// randomness is what W3C Trace Context Level 2 takes as random in a trace id: its last 56 bits.
+func randomness(id pcommon.TraceID) uint64 {
+	r := new(big.Int).SetBytes(id[:])
+	return r.Mod(r, new(big.Int).Lsh(big.NewInt(1), 56)).Uint64()
+}
+
+// threshold reads a trace state as OpenTelemetry has it: up to 14 hexadecimal digits, of which those at
+// the end may be left out when they are 0. What is less random is not sampled.
+func threshold(t *testing.T, state string) uint64 {
+	t.Helper()
+	if state == "" {
+		return 0
+	}
+	digits, ok := strings.CutPrefix(state, "ot=th:")
+	n, err := strconv.ParseUint((digits + "00000000000000")[:14], 16, 64)
+	if !ok || len(digits) == 0 || len(digits) > 14 || err != nil {
+		t.Fatalf("trace state %q, want ot=th: and 1 to 14 hexadecimal digits", state)
+	}
+	return n
 }
 
 // TestSpanWithoutBeginning: no span is made up for a connection that nobody saw begin.

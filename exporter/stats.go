@@ -38,9 +38,10 @@ type Stats struct {
 	Violations  uint64 // events behind a later one of the same connection; 0 unless the order is broken
 	Told
 	CPUs []CPUStats // of every possible CPU
-	// Misses is how often the kernel skipped the first program because it was running on that CPU; the
-	// second one saw to what it missed (CPUStats.Rescued).
-	Misses uint64
+	// Misses is how often the kernel skipped the first program because it was running on that CPU. The
+	// second one saw to what it missed, but for Skipped, which are in Unseen:
+	// Misses = Rescued - Retried + Foreign + Skipped over all CPUs, once nothing moves.
+	Misses, Skipped uint64
 	// WatermarkLag is how far behind its round's time the stream was released: how long a CPU has been
 	// asleep inside the tracer, if it is more than the guard.
 	WatermarkLag time.Duration
@@ -56,6 +57,7 @@ type CPUStats struct {
 	Excluded  uint64 // events of this process's own connections
 	Rescued   uint64 // state changes that the first program missed and the second saw to
 	Retried   uint64 // of Rescued: the first had no memory for the socket's storage
+	Foreign   int64  // state changes of no TCP connection: runs of the second program less those of the first
 }
 
 // Told is what was given to the consumers, and what of it they did not take, counted once for each of
@@ -73,6 +75,9 @@ func (t Told) Refused() uint64 { return t.RefusedLogRecords + t.RefusedDataPoint
 // Stats gives the totals as of the last round of reading, at most a second ago while Run runs; what
 // the programs could not submit, as of now. It may be called concurrently with Run.
 func (x *Exporter) Stats() (Stats, error) {
+	if last := x.last.Load(); last != nil {
+		return *last, nil
+	}
 	s := *x.stats.Load()
 	kernel, err := x.tracer.Stats()
 	if err != nil {
@@ -80,7 +85,7 @@ func (x *Exporter) Stats() (Stats, error) {
 	}
 	total := kernel.Total()
 	s.Lost, s.Unseen, s.Excluded = total.RingFull+total.NoRing, total.NoStorage+kernel.Skipped, total.Excluded
-	s.Misses = kernel.Misses
+	s.Misses, s.Skipped = kernel.Misses, kernel.Skipped
 	s.CPUs = make([]CPUStats, len(kernel.CPU))
 	for i, c := range kernel.CPU {
 		s.CPUs[i] = CPUStats(c)

@@ -34,7 +34,7 @@ type told struct {
 	Preexisting bool
 	Synthesized bool
 
-	id        string
+	id, body  string
 	at        time.Time
 	duration  float64 // s; -1 absent
 	handshake float64 // s; -1 absent
@@ -65,18 +65,27 @@ func startTrace(t testing.TB, change func(*Config)) *trace {
 // startTraceOn has the reader run on these CPUs alone.
 func startTraceOn(t testing.TB, cpus []int, change func(*Config)) *trace {
 	t.Helper()
+	return startTraceTo(t, cpus, func(cfg *Config, _ *Consumers, _ *trace) {
+		if change != nil {
+			change(cfg)
+		}
+	})
+}
+
+// startTraceTo may also have other consumers, as long as one of them hands the log records on.
+func startTraceTo(t testing.TB, cpus []int, change func(*Config, *Consumers, *trace)) *trace {
+	t.Helper()
 	cfg := NewDefaultConfig()
 	cfg.Tracer.Interval = 5 * time.Millisecond
 	cfg.Tracer.Audit = time.Second
-	if change != nil {
-		change(&cfg)
-	}
 	tr := &trace{t: t, counts: map[int64]int{}}
 	sink, err := consumer.NewLogs(tr.consume)
 	if err != nil {
 		t.Fatal(err)
 	}
-	tr.x, err = New(cfg, Consumers{Logs: []consumer.Logs{sink}}, slog.New(slog.NewTextHandler(io.MultiWriter(t.Output(), &tr.said), nil)))
+	to := Consumers{Logs: []consumer.Logs{sink}}
+	change(&cfg, &to, tr)
+	tr.x, err = New(cfg, to, slog.New(slog.NewTextHandler(io.MultiWriter(t.Output(), &tr.said), nil)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -200,7 +209,7 @@ func read(lr plog.LogRecord) told {
 		Sent: num(attrBytesSent), Received: num(attrBytesRecv),
 		Reason: str(attrReason), Initiator: str(attrInitiator), Error: str(attrErrorType),
 		Preexisting: flag(attrPreexisting), Synthesized: flag(attrSynthesized),
-		id: str(attrConnectionID), at: lr.Timestamp().AsTime(),
+		id: str(attrConnectionID), body: lr.Body().Str(), at: lr.Timestamp().AsTime(),
 		duration: seconds(attrDuration), handshake: seconds(attrHandshake), rtt: seconds(attrRTT),
 		segments: [2]int64{num(attrSegsSent), num(attrSegsRecv)}, resent: num(attrRetransmits),
 	}
