@@ -130,7 +130,8 @@ func TestSince(t *testing.T) {
 		want   []Totals
 	}{
 		{
-			"sampled", []*event.Event{
+			"sampled",
+			[]*event.Event{
 				carrying(event.Opened, 1, 5, 0, 1, 0), // what a SYN carried (RFC 7413)
 				carrying(event.Sampled, 1, 100, 10, 1, 0),
 				carrying(event.Sampled, 1, 90, 10, 1, 0), // read while it moved
@@ -140,7 +141,8 @@ func TestSince(t *testing.T) {
 		},
 		{"not sampled", []*event.Event{carrying(event.Opened, 1, 0, 0, 0, 0), carrying(event.Closed, 2, 7, 8, 9, 0)}, []Totals{{}, {7, 8, 9}}},
 		{
-			"older than the tracer", []*event.Event{
+			"older than the tracer",
+			[]*event.Event{
 				carrying(event.Adopted, 0, 1000, 1000, 9, event.Preexisting), carrying(event.Closed, 1, 1001, 1002, 9, event.Preexisting),
 			},
 			[]Totals{{}, {1, 2, 0}},
