@@ -2,6 +2,7 @@ package exporter
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"sync"
 	"testing"
@@ -86,10 +87,10 @@ func TestTotalsAtTheEnd(t *testing.T) {
 	s := &sinks{}
 	cfg := NewDefaultConfig()
 	cfg.Metrics.Interval, cfg.Metrics.ExpireAfter = time.Hour, time.Hour
-	run := startSinks(t, cfg, s)
+	end := startSinks(t, cfg, s)
 	holder := actor.Start(t, "hold", actor.Plan{Listen: "127.0.0.1:0", Connections: connections, Request: request, Reply: reply})
 	holder.Report()
-	run.end()
+	end()
 	for name, want := range map[string]int64{"opened": 2 * connections, "active": 2 * connections, "closed": 0} {
 		if got := s.sum(holder.PID(), "tcp.connection."+name, "", ""); got != want {
 			t.Errorf("%s: %d, want %d", name, got, want)
@@ -105,14 +106,9 @@ func TestTotalsAtTheEnd(t *testing.T) {
 	}
 }
 
-// A running is an Exporter that runs until its end is called, at the latest with its test.
-type running struct {
-	x   *Exporter
-	end func()
-}
-
-// startSinks runs an Exporter that gives all three signals to s.
-func startSinks(t *testing.T, cfg Config, s *sinks) *running {
+// startSinks runs an Exporter that gives all three signals to s until its end is called, at the latest with
+// its test.
+func startSinks(t *testing.T, cfg Config, s *sinks) (end func()) {
 	t.Helper()
 	to := Consumers{Logs: []consumer.Logs{s}, Metrics: []consumer.Metrics{s}, Traces: []consumer.Traces{s}}
 	x, err := New(cfg, to, slog.New(slog.NewTextHandler(t.Output(), nil)))
@@ -122,17 +118,14 @@ func startSinks(t *testing.T, cfg Config, s *sinks) *running {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- x.Run(ctx) }()
-	r := &running{x, sync.OnceFunc(func() {
+	end = sync.OnceFunc(func() {
 		cancel()
-		if err := <-ended; err != nil {
+		if err := errors.Join(<-ended, x.Close()); err != nil {
 			t.Errorf("running: %v", err)
 		}
-		if err := x.Close(); err != nil {
-			t.Error(err)
-		}
-	})}
-	t.Cleanup(r.end)
-	return r
+	})
+	t.Cleanup(end)
+	return end
 }
 
 // batches are what the consumers are given, by size.

@@ -2,7 +2,6 @@ package exporter
 
 import (
 	"context"
-	"log/slog"
 	"sync"
 	"testing"
 	"time"
@@ -89,14 +88,7 @@ func TestSignals(t *testing.T) {
 	cfg.Tracer.Interval = 5 * time.Millisecond
 	cfg.Metrics.Interval = time.Second
 	cfg.Logs.Heartbeat = time.Second
-	x, err := New(cfg, Consumers{Logs: []consumer.Logs{s}, Metrics: []consumer.Metrics{s}, Traces: []consumer.Traces{s}},
-		slog.New(slog.NewTextHandler(t.Output(), nil)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- x.Run(ctx) }()
+	end := startSinks(t, cfg, s)
 
 	holder := actor.Start(t, "hold", actor.Plan{Listen: "127.0.0.1:0", Connections: connections, Request: request, Reply: reply})
 	holder.Report()
@@ -121,13 +113,7 @@ func TestSignals(t *testing.T) {
 	holder.Kill()
 	eventually(t, func() bool { return s.sum(holder.PID(), "tcp.connection.closed", "", "") == 3*connections }, nil)
 
-	cancel()
-	if err := <-ended; err != nil {
-		t.Error(err)
-	}
-	if err := x.Close(); err != nil {
-		t.Error(err)
-	}
+	end()
 	for _, direction := range []string{"transmit", "receive"} {
 		if got := s.sum(holder.PID(), "tcp.connection.io", attrDirection, direction); got != 2*each {
 			t.Errorf("%s: %d octets in the end, want %d: each once", direction, got, 2*each)

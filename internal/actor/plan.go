@@ -26,7 +26,7 @@ type Plan struct {
 	How         How    // how the connection ends
 	Comm        []byte // name that the process gives itself
 	User        int    // that the process becomes; 0: it stays who it is
-	Connections int    // of a crowd, of a holder
+	Connections int    // of a crowd, of a holder, of one that is refused
 	Workers     int    // of a crowd
 }
 
@@ -349,20 +349,25 @@ func pair(p Plan, s *stage) error {
 	return errors.Join(connect(p, s), <-served)
 }
 
-// refused connects to where nobody listens.
+// refused connects to where nobody listens, as many times as there are to be connections, or once.
 func refused(p Plan, s *stage) error {
 	r := Report{Began: now()}
-	fd, to, err := p.socket()
-	if err != nil {
-		return err
+	for range max(1, p.Connections) {
+		fd, to, err := p.socket()
+		if err != nil {
+			return err
+		}
+		refusal := retry(func() error { return unix.Connect(fd, to) })
+		if refusal == nil {
+			return errors.New("connected, want it refused")
+		}
+		r.Error = refusal.Error()
+		r.Ended = now()
+		if err := unix.Close(fd); err != nil {
+			return err
+		}
 	}
-	refusal := retry(func() error { return unix.Connect(fd, to) })
-	if refusal == nil {
-		return errors.New("connected, want it refused")
-	}
-	r.Error = refusal.Error()
-	r.Ended = now()
-	return errors.Join(unix.Close(fd), s.report(r))
+	return s.report(r)
 }
 
 // blackhole connects, in a network namespace of its own, to an address that never answers. It
