@@ -57,6 +57,7 @@ type Exporter struct {
 	loss      *loss
 	event     event.Event // the one being decoded
 	malformed uint64
+	running   bool
 	told      Told
 	refusals  *refusals
 	stats     atomic.Pointer[Stats] // as of the last round
@@ -128,6 +129,7 @@ func (x *Exporter) Run(ctx context.Context) error {
 	if err := x.adopt(whole); err != nil {
 		return err
 	}
+	x.running = true
 	for ctx.Err() == nil {
 		if err := x.round(whole); err != nil {
 			return err

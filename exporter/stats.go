@@ -15,6 +15,7 @@ import (
 //	Released = Opened + Closed + Failed + Adopted + Repeated + Sampled
 //	Opened + Adopted = Open + Closed - Strays + Synthesized, while Gaps and Violations are 0
 type Stats struct {
+	Running     bool   // Run has taken in what was open, and reads on
 	Opened      uint64 // connections that reached ESTABLISHED
 	Closed      uint64
 	Failed      uint64
@@ -98,7 +99,8 @@ func (x *Exporter) publish(now uint64) {
 	merged, table := x.merge.Stats(), x.table.Stats()
 	read, corrupt := x.tracer.Read()
 	s := &Stats{
-		Opened: table.Opened, Closed: table.Closed, Failed: table.Failed, Adopted: table.Adopted,
+		Running: x.running,
+		Opened:  table.Opened, Closed: table.Closed, Failed: table.Failed, Adopted: table.Adopted,
 		Repeated: table.Repeated, Sampled: table.Sampled, Strays: table.Strays, Synthesized: table.Synthesized,
 		Open: table.Open, Missing: x.loss.missing, Read: read, Malformed: x.malformed, Corrupt: corrupt,
 		Released: merged.Released, Pending: merged.Pending, Late: merged.Late,

@@ -49,8 +49,9 @@ func newDefaultConfig() *config {
 	}
 }
 
-// load reads the configuration in file; an empty name stands for an empty file. The error is a
-// usageError. Warnings go to stderr.
+// load reads the configuration in file. An empty name stands for an empty file, but for the telemetry,
+// which is served nowhere: who looks at connections in a terminal is in the way of no other program.
+// The error is a usageError. Warnings go to stderr.
 func load(file string, stderr io.Writer) (*config, error) {
 	conf := confmap.New()
 	if file != "" {
@@ -62,6 +63,9 @@ func load(file string, stderr io.Writer) (*config, error) {
 	cfg, err := decode(conf)
 	if err != nil {
 		return nil, usageError{fmt.Errorf("%s: %w", file, err)}
+	}
+	if file == "" {
+		cfg.Telemetry.Address = ""
 	}
 	return cfg, nil
 }

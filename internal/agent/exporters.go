@@ -7,22 +7,16 @@ import (
 	"io"
 	"slices"
 	"sync"
-	"sync/atomic"
 
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/component/componentstatus"
 	"go.opentelemetry.io/collector/consumer"
 	collector "go.opentelemetry.io/collector/exporter"
-	xstorage "go.opentelemetry.io/collector/extension/xextension/storage"
 	"go.opentelemetry.io/collector/pdata/pcommon"
-	"go.opentelemetry.io/collector/pdata/plog"
-	"go.opentelemetry.io/collector/pdata/pmetric"
-	"go.opentelemetry.io/collector/pdata/ptrace"
 	tracenoop "go.opentelemetry.io/otel/trace/noop"
 	"go.uber.org/zap"
 
 	"github.com/connspan/connspan/exporter"
-	"github.com/connspan/connspan/exporter/otlp"
 	"github.com/connspan/connspan/internal/agent/storage"
 	"github.com/connspan/connspan/internal/telemetry"
 )
@@ -50,14 +44,6 @@ type namedExporter struct {
 	failed  sync.Once
 }
 
-// sender sends one signal to where its exporter sends to.
-type sender struct {
-	component.Component // a consumer too, of its signal
-	signal              signalType
-	storage             *storage.Storage
-	noRoom              atomic.Int64 // items refused because the storage was full
-}
-
 // host is what a sender lives in.
 type host struct {
 	*namedExporter
@@ -76,6 +62,9 @@ func newExporters(
 	e := &exporters{own: own, logger: logger, giveUp: giveUp}
 	if cfg.Storage.Directory != "" {
 		e.storage = storage.New(cfg.Storage.Directory, int64(cfg.Storage.MaxSize), logger)
+		if err := own.ObserveStorage(e.storage.Size, int64(cfg.Storage.MaxSize)); err != nil {
+			return nil, err
+		}
 	}
 	for _, id := range cfg.exporterIDs() {
 		x, err := e.create(version, id, cfg, stdout)
@@ -92,9 +81,10 @@ func newExporters(
 
 func (e *exporters) create(version string, id component.ID, cfg *config, stdout io.Writer) (*namedExporter, error) {
 	kind, own := kinds[id.Type()], cfg.Exporters[id]
+	var stored *storage.Storage
 	if queue := queueOf(own); queue != nil && e.storage != nil {
-		storage := component.NewID(typeStorage)
-		queue.Get().StorageID = &storage
+		id := component.NewID(typeStorage)
+		queue.Get().StorageID, stored = &id, e.storage
 	}
 	x := &namedExporter{id: id, group: e}
 	for _, s := range cfg.signals(id) {
@@ -115,7 +105,11 @@ func (e *exporters) create(version string, id component.ID, cfg *config, stdout 
 		if err != nil {
 			return nil, err
 		}
-		x.senders = append(x.senders, &sender{Component: component, signal: s, storage: e.storage})
+		sender := newSender(component, s, stored)
+		if err := e.own.ObserveExporter(id.String(), string(s), sender.items); err != nil {
+			return nil, err
+		}
+		x.senders = append(x.senders, sender)
 		if !slices.Contains(x.targets, target) {
 			x.targets = append(x.targets, target)
 		}
@@ -182,16 +176,15 @@ func (e *exporters) closeStorage() error {
 func (e *exporters) account() {
 	for _, x := range e.all {
 		for _, s := range x.senders {
-			counted, ok := s.Component.(interface{ Stats() otlp.Stats })
-			if !ok {
+			items := s.items()
+			stats := items.Outcome
+			if stats == nil {
 				continue
 			}
-			stats := counted.Stats()
 			e.logger.Info("export stopped", zap.Stringer("exporter", x.id), zap.String("signal", string(s.signal)),
-				zap.Int64("offered", stats.Offered), zap.Int64("recovered", stats.Recovered),
+				zap.Int64("offered", items.Offered), zap.Int64("recovered", stats.Recovered),
 				zap.Int64("sent", stats.Sent), zap.Int64("rejected", stats.Rejected), zap.Int64("dropped", stats.Dropped),
-				zap.Int64("refused", stats.Refused), zap.Int64("given_up", stats.GivenUp), zap.Int64("queued", stats.Queued),
-				zap.Int64("no_room", s.noRoom.Load()))
+				zap.Any("refused", items.Refused), zap.Int64("given_up", stats.GivenUp), zap.Int64("queued", items.Queued()))
 		}
 	}
 }
@@ -200,71 +193,25 @@ func (e *exporters) account() {
 func (e *exporters) consumers() (to exporter.Consumers) {
 	for _, x := range e.all {
 		for _, s := range x.senders {
-			switch next := s.Component.(type) {
+			switch c := s.consumer.(type) {
 			case consumer.Logs:
-				to.Logs = append(to.Logs, logsTo{next, s})
+				to.Logs = append(to.Logs, c)
 			case consumer.Metrics:
-				to.Metrics = append(to.Metrics, metricsTo{next, s})
+				to.Metrics = append(to.Metrics, c)
 			case consumer.Traces:
-				to.Traces = append(to.Traces, tracesTo{next, s})
+				to.Traces = append(to.Traces, c)
 			}
 		}
 	}
 	return to
 }
 
-// These refuse what the storage has no room for before a queue counts it as its own.
-type (
-	logsTo struct {
-		consumer.Logs
-		sender *sender
-	}
-	metricsTo struct {
-		consumer.Metrics
-		sender *sender
-	}
-	tracesTo struct {
-		consumer.Traces
-		sender *sender
-	}
-)
-
-func (c logsTo) ConsumeLogs(ctx context.Context, ld plog.Logs) error {
-	if err := c.sender.room(ld.LogRecordCount()); err != nil {
-		return err
-	}
-	return c.Logs.ConsumeLogs(ctx, ld)
-}
-
-func (c metricsTo) ConsumeMetrics(ctx context.Context, md pmetric.Metrics) error {
-	if err := c.sender.room(md.DataPointCount()); err != nil {
-		return err
-	}
-	return c.Metrics.ConsumeMetrics(ctx, md)
-}
-
-func (c tracesTo) ConsumeTraces(ctx context.Context, td ptrace.Traces) error {
-	if err := c.sender.room(td.SpanCount()); err != nil {
-		return err
-	}
-	return c.Traces.ConsumeTraces(ctx, td)
-}
-
-// room counts n items as refused when there is none.
-func (s *sender) room(n int) error {
-	if s.storage == nil || !s.storage.Full() {
-		return nil
-	}
-	s.noRoom.Add(int64(n))
-	return xstorage.ErrStorageFull
-}
-
 // overOTLP gives the exporters that the program's own messages may go to.
 func (e *exporters) overOTLP() (all []consumer.Logs) {
 	for _, x := range e.all {
 		for _, s := range x.senders {
-			if next, ok := s.Component.(consumer.Logs); ok && overOTLP(x.id) {
-				all = append(all, logsTo{next, s})
+			if c, ok := s.consumer.(consumer.Logs); ok && overOTLP(x.id) {
+				all = append(all, c)
 			}
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/connspan/connspan/exporter"
+	"github.com/connspan/connspan/internal/coverage"
 	"github.com/connspan/connspan/internal/telemetry"
 )
 
@@ -38,7 +39,7 @@ func run(version, file, btf string, stdout, stderr io.Writer) (err error) {
 
 	ctx, giveUp := context.WithCancelCause(signals)
 	defer giveUp(nil)
-	own, err := telemetry.Start(cfg.Telemetry, versionOf(version))
+	own, err := telemetry.Start(cfg.Telemetry, versionOf(version), cfg.Storage.Directory != "")
 	if err != nil {
 		return err
 	}
@@ -74,7 +75,8 @@ func trace(ctx context.Context, cfg exporter.Config, exporters *exporters, own *
 		return err
 	}
 	logger.Info("tracing TCP connections", "kernel", kernel(), "events", cfg.Logs.Events, "exporters", exporters.targets(), "telemetry", own.Address())
-	err = tracer.Observe(own.MeterProvider().Meter("github.com/connspan/connspan/exporter"))
+	err = errors.Join(tracer.Observe(own.MeterProvider().Meter("github.com/connspan/connspan/exporter")),
+		coverage.Observe(own.MeterProvider().Meter("github.com/connspan/connspan/internal/coverage")))
 	stop := own.Watch(ctx, tracer.Stats)
 	err = errors.Join(err, tracer.Run(ctx))
 	stop()

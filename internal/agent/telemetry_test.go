@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"regexp"
@@ -24,7 +25,7 @@ import (
 // startTelemetry gives the telemetry of a program that serves none.
 func startTelemetry(t *testing.T) *telemetry.Telemetry {
 	t.Helper()
-	own, err := telemetry.Start(telemetry.Config{}, "")
+	own, err := telemetry.Start(telemetry.Config{}, "", false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,6 +133,17 @@ func TestRunWithATelemetryAddressInUse(t *testing.T) {
 	got := mainWith("run", "--config", write(t, "telemetry: {address: '"+l.Addr().String()+"'}"))
 	wantResult(t, result{1, "", "connspan: telemetry::address: listen tcp " + l.Addr().String() +
 		": bind: address already in use; want one that is free, or \"\" for none\n"}, got)
+}
+
+// TestWithoutConfiguration: a second program, started to have a look, minds no telemetry of the first.
+func TestWithoutConfiguration(t *testing.T) {
+	cfg, err := load("", io.Discard)
+	if err != nil || cfg.Telemetry.Address != "" {
+		t.Errorf("got %q, %v; want no address", cfg.Telemetry.Address, err)
+	}
+	if cfg := mustLoad(t, ""); cfg.Telemetry.Address == "" {
+		t.Error("an empty configuration has no address")
+	}
 }
 
 // TestOwnMessages: what the program says goes to the server as well, once, but not what its exporters

@@ -23,7 +23,7 @@ const (
 	recently = time.Minute
 	// maxLag is how old the newest event may be of which it is known that no older one can follow.
 	maxLag = time.Second
-	// maxFull is how full an exporter's queue may be.
+	// maxFull is how full an exporter's queue, or the storage of all, may be.
 	maxFull = 0.8
 )
 
@@ -53,7 +53,9 @@ type health struct {
 // senders is what the exporters tell of themselves as metrics.
 type senders struct {
 	queues  []queue
-	givenUp uint64 // records that were taken and not delivered
+	storage float64 // how full it is
+	refused uint64  // items that were not taken
+	givenUp uint64  // items that were taken and not delivered
 }
 
 // queue is how full the queue of an exporter is.
@@ -95,10 +97,13 @@ func (h *health) see(stats exporter.Stats, senders senders, now time.Time) {
 	if stats.Read != h.stats.Read || unread(&stats) == 0 {
 		h.moved = now
 	}
-	h.status, h.stats, h.senders = statusOK, stats, senders
+	h.stats, h.senders = stats, senders
+	if stats.Running { // else it is still taking in what was open before
+		h.status = statusOK
+	}
 	h.lost.see(stats.Lost+stats.Unseen+stats.Malformed, now)
 	h.corrupt.see(stats.Corrupt, now)
-	h.refused.see(stats.Refused(), now)
+	h.refused.see(senders.refused, now)
 	h.givenUp.see(senders.givenUp, now)
 }
 
@@ -181,6 +186,9 @@ func (h *health) ofExporters() (reasons []string) {
 		if q.full > maxFull {
 			reasons = append(reasons, fmt.Sprintf("exporter %s (%s): queue %.0f%% full", q.exporter, q.signal, 100*q.full))
 		}
+	}
+	if full := h.senders.storage; full > maxFull {
+		reasons = append(reasons, fmt.Sprintf("storage of the queues %.0f%% full", 100*full))
 	}
 	return reasons
 }

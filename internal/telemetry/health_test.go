@@ -14,11 +14,10 @@ import (
 // TestHealth: each reason is told, and goes when what it tells of is over, but for a broken order.
 func TestHealth(t *testing.T) {
 	start := time.Unix(1_700_000_000, 0)
-	waiting := exporter.Stats{Read: 7, CPUs: []exporter.CPUStats{{Submitted: 5}, {Submitted: 4}}}
-	read := exporter.Stats{Read: 9, CPUs: waiting.CPUs}
+	waiting := exporter.Stats{Running: true, Read: 7, CPUs: []exporter.CPUStats{{Submitted: 5}, {Submitted: 4}}}
+	read := exporter.Stats{Running: true, Read: 9, CPUs: waiting.CPUs}
 	corrupt := waiting
 	corrupt.Corrupt = 1
-	refused := exporter.Stats{Told: exporter.Told{RefusedLogRecords: 1, RefusedDataPoints: 2, RefusedSpans: 3}}
 	failed := componentstatus.NewRecoverableErrorEvent(errors.New("connection refused"))
 	broken := componentstatus.NewPermanentErrorEvent(errors.New("broken pipe"))
 	works := componentstatus.NewEvent(componentstatus.StatusOK)
@@ -33,33 +32,33 @@ func TestHealth(t *testing.T) {
 		name  string
 		steps []step
 	}{
-		{"well", []step{{see: &exporter.Stats{}, want: []string{}}}},
+		{"well", []step{{see: &exporter.Stats{Running: true}, want: []string{}}}},
 		{"lost", []step{
-			{see: &exporter.Stats{Lost: 1, Unseen: 2, Malformed: 4}, want: []string{"events lost: 7 in all, the last 0s ago"}},
-			{after: 59 * time.Second, see: &exporter.Stats{Lost: 1, Unseen: 2, Malformed: 4}, want: []string{"events lost: 7 in all, the last 59s ago"}},
-			{after: time.Second, see: &exporter.Stats{Lost: 1, Unseen: 2, Malformed: 4}, want: []string{}},
-			{after: time.Second, see: &exporter.Stats{Lost: 2, Unseen: 2, Malformed: 4}, want: []string{"events lost: 8 in all, the last 0s ago"}},
+			{see: &exporter.Stats{Running: true, Lost: 1, Unseen: 2, Malformed: 4}, want: []string{"events lost: 7 in all, the last 0s ago"}},
+			{after: 59 * time.Second, see: &exporter.Stats{Running: true, Lost: 1, Unseen: 2, Malformed: 4}, want: []string{"events lost: 7 in all, the last 59s ago"}},
+			{after: time.Second, see: &exporter.Stats{Running: true, Lost: 1, Unseen: 2, Malformed: 4}, want: []string{}},
+			{after: time.Second, see: &exporter.Stats{Running: true, Lost: 2, Unseen: 2, Malformed: 4}, want: []string{"events lost: 8 in all, the last 0s ago"}},
 		}},
 		{"corrupt", []step{
 			{see: &corrupt, want: []string{"rings given up: 1 in all, the last 0s ago"}},
 			{after: time.Minute, see: &corrupt, want: []string{}},
 		}},
 		{"refused", []step{
-			{see: &refused, want: []string{"records refused by an exporter: 6 in all, the last 0s ago"}},
-			{after: time.Minute, see: &refused, want: []string{}},
+			{see: &exporter.Stats{Running: true}, of: senders{refused: 6}, want: []string{"records refused by an exporter: 6 in all, the last 0s ago"}},
+			{after: time.Minute, see: &exporter.Stats{Running: true}, of: senders{refused: 6}, want: []string{}},
 		}},
 		{"given up", []step{
-			{see: &exporter.Stats{}, of: senders{givenUp: 3}, want: []string{"records given up by an exporter: 3 in all, the last 0s ago"}},
-			{after: time.Minute, see: &exporter.Stats{}, of: senders{givenUp: 3}, want: []string{}},
+			{see: &exporter.Stats{Running: true}, of: senders{givenUp: 3}, want: []string{"records given up by an exporter: 3 in all, the last 0s ago"}},
+			{after: time.Minute, see: &exporter.Stats{Running: true}, of: senders{givenUp: 3}, want: []string{}},
 		}},
 		{"order", []step{
-			{see: &exporter.Stats{Violations: 2}, want: []string{"order violated: 2 events"}},
-			{after: time.Hour, see: &exporter.Stats{Violations: 2}, want: []string{"order violated: 2 events"}},
+			{see: &exporter.Stats{Running: true, Violations: 2}, want: []string{"order violated: 2 events"}},
+			{after: time.Hour, see: &exporter.Stats{Running: true, Violations: 2}, want: []string{"order violated: 2 events"}},
 		}},
 		{"lag", []step{
-			{see: &exporter.Stats{WatermarkLag: time.Second}, want: []string{}},
-			{see: &exporter.Stats{WatermarkLag: 3217 * time.Millisecond}, want: []string{"events wait for a CPU that sleeps: watermark 3.22s behind"}},
-			{see: &exporter.Stats{WatermarkLag: 20 * time.Microsecond}, want: []string{}},
+			{see: &exporter.Stats{Running: true, WatermarkLag: time.Second}, want: []string{}},
+			{see: &exporter.Stats{Running: true, WatermarkLag: 3217 * time.Millisecond}, want: []string{"events wait for a CPU that sleeps: watermark 3.22s behind"}},
+			{see: &exporter.Stats{Running: true, WatermarkLag: 20 * time.Microsecond}, want: []string{}},
 		}},
 		{"not read", []step{
 			{see: &waiting, want: []string{}},
@@ -73,16 +72,21 @@ func TestHealth(t *testing.T) {
 			{after: 6 * time.Second, want: []string{"rings not read for 6s"}},
 		}},
 		{"exporter", []step{
-			{see: &exporter.Stats{}, hear: failed, want: []string{"exporter otlp (logs): connection refused"}},
+			{see: &exporter.Stats{Running: true}, hear: failed, want: []string{"exporter otlp (logs): connection refused"}},
 			{after: time.Second, hear: works, want: []string{}},
 			{after: time.Second, hear: broken, want: []string{"exporter otlp (logs): broken pipe"}},
 		}},
 		{"queue", []step{
-			{see: &exporter.Stats{}, of: senders{queues: []queue{{"otlp", "logs", 0.8}}}, want: []string{}},
-			{see: &exporter.Stats{}, of: senders{queues: []queue{{"otlp", "logs", 0.81}, {"console", "logs", 1}}}, want: []string{
+			{see: &exporter.Stats{Running: true}, of: senders{queues: []queue{{"otlp", "logs", 0.8}}}, want: []string{}},
+			{see: &exporter.Stats{Running: true}, of: senders{queues: []queue{{"otlp", "logs", 0.81}, {"console", "logs", 1}}}, want: []string{
 				"exporter otlp (logs): queue 81% full", "exporter console (logs): queue 100% full",
 			}},
-			{see: &exporter.Stats{}, want: []string{}},
+			{see: &exporter.Stats{Running: true}, want: []string{}},
+		}},
+		{"storage", []step{
+			{see: &exporter.Stats{Running: true}, of: senders{storage: 0.8}, want: []string{}},
+			{see: &exporter.Stats{Running: true}, of: senders{storage: 0.81}, want: []string{"storage of the queues 81% full"}},
+			{see: &exporter.Stats{Running: true}, want: []string{}},
 		}},
 	}
 	for _, test := range tests {

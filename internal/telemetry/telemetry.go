@@ -32,6 +32,12 @@ import (
 // scopeName is the instrumentation scope of what the program tells of itself.
 const scopeName = "github.com/connspan/connspan/internal/telemetry"
 
+// What exporterhelper calls the metrics of a queue.
+const (
+	queueSize     = "otelcol_exporter_queue_size"
+	queueCapacity = "otelcol_exporter_queue_capacity"
+)
+
 const (
 	// maxConnections bounds the connections to the server: whoever may reach it cannot use up the
 	// program's file descriptors.
@@ -62,8 +68,9 @@ type Telemetry struct {
 }
 
 // Start serves /metrics and /healthz, which says that the program is starting, unless cfg has no
-// address. The error names the key and why its address cannot be served on.
-func Start(cfg Config, version string) (*Telemetry, error) {
+// address. stored says that the exporters' queues are in files; see [Telemetry.ObserveStorage]. The
+// error names the key and why its address cannot be served on.
+func Start(cfg Config, version string, stored bool) (*Telemetry, error) {
 	t := &Telemetry{cfg: cfg, health: newHealth(), reader: sdkmetric.NewManualReader()}
 	var err error
 	if t.resource, err = newResource(version); err != nil {
@@ -77,7 +84,7 @@ func Start(cfg Config, version string) (*Telemetry, error) {
 		return nil, fmt.Errorf("creating the exporter of metrics: %w", err)
 	}
 	t.meters = sdkmetric.NewMeterProvider(sdkmetric.WithResource(t.resource),
-		sdkmetric.WithReader(scraped), sdkmetric.WithReader(t.reader), sdkmetric.WithView(leaveOut))
+		sdkmetric.WithReader(scraped), sdkmetric.WithReader(t.reader), sdkmetric.WithView(leaveOut(stored)))
 	if cfg.Address == "" {
 		return t, nil
 	}
@@ -98,11 +105,15 @@ func newResource(version string) (*resource.Resource, error) {
 
 // leaveOut is the view that drops what a Collector drops too, unless told to be detailed: the
 // instruments of the HTTP and gRPC clients, and the sizes of requests, those in bytes because each
-// request would be encoded once more to measure it.
-func leaveOut(i sdkmetric.Instrument) (sdkmetric.Stream, bool) {
-	drop := strings.HasPrefix(i.Scope.Name, "go.opentelemetry.io/contrib/") ||
-		strings.HasPrefix(i.Name, "otelcol_exporter_enqueue_size") || i.Name == "otelcol_exporter_queue_batch_send_size_bytes"
-	return sdkmetric.Stream{Aggregation: sdkmetric.AggregationDrop{}}, drop
+// request would be encoded once more to measure it. Of queues in files it drops the sizes as well: to
+// tell them the queue waits for the disk, and what bounds the queues is the size of the storage.
+func leaveOut(stored bool) sdkmetric.View {
+	return func(i sdkmetric.Instrument) (sdkmetric.Stream, bool) {
+		drop := strings.HasPrefix(i.Scope.Name, "go.opentelemetry.io/contrib/") ||
+			strings.HasPrefix(i.Name, "otelcol_exporter_enqueue_size") || i.Name == "otelcol_exporter_queue_batch_send_size_bytes" ||
+			stored && (i.Name == queueSize || i.Name == queueCapacity)
+		return sdkmetric.Stream{Aggregation: sdkmetric.AggregationDrop{}}, drop
+	}
 }
 
 func (t *Telemetry) serve(registry *prometheus.Registry) error {
@@ -177,28 +188,40 @@ func (t *Telemetry) senders() (s senders) {
 		return senders{}
 	}
 	capacity := make(map[attribute.Distinct]int64)
-	for p := range points(&metrics, "otelcol_exporter_queue_capacity") {
+	for p := range points(&metrics, queueCapacity) {
 		capacity[p.Attributes.Equivalent()] = p.Value
 	}
-	for p := range points(&metrics, "otelcol_exporter_queue_size") {
+	for p := range points(&metrics, queueSize) {
 		name, _ := p.Attributes.Value("exporter")
 		signal, _ := p.Attributes.Value("data_type")
 		if limit := capacity[p.Attributes.Equivalent()]; limit > 0 {
 			s.queues = append(s.queues, queue{name.AsString(), signal.AsString(), float64(p.Value) / float64(limit)})
 		}
 	}
-	for p := range points(&metrics, "otelcol_exporter_send_failed_") {
-		s.givenUp += uint64(p.Value)
+	for _, outcome := range []string{"rejected", "dropped", "given_up"} {
+		s.givenUp += total(&metrics, "connspan.exporter."+outcome)
+	}
+	s.refused = total(&metrics, "connspan.exporter.refused")
+	if limit := total(&metrics, "connspan.storage.limit"); limit > 0 {
+		s.storage = float64(total(&metrics, "connspan.storage.usage")) / float64(limit)
 	}
 	return s
 }
 
-// points are those of all metrics whose name begins with prefix.
-func points(metrics *metricdata.ResourceMetrics, prefix string) iter.Seq[metricdata.DataPoint[int64]] {
+// total adds up the points of a metric.
+func total(metrics *metricdata.ResourceMetrics, name string) (n uint64) {
+	for p := range points(metrics, name) {
+		n += uint64(p.Value)
+	}
+	return n
+}
+
+// points are those of the metric with this name.
+func points(metrics *metricdata.ResourceMetrics, name string) iter.Seq[metricdata.DataPoint[int64]] {
 	return func(yield func(metricdata.DataPoint[int64]) bool) {
 		for _, scope := range metrics.ScopeMetrics {
 			for _, m := range scope.Metrics {
-				if !strings.HasPrefix(m.Name, prefix) {
+				if m.Name != name {
 					continue
 				}
 				for _, p := range pointsOf(m.Data) {

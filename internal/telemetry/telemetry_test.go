@@ -31,6 +31,8 @@ import (
 	tracenoop "go.opentelemetry.io/otel/trace/noop"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/connspan/connspan/exporter"
 	"github.com/connspan/connspan/exporter/otlp"
@@ -47,13 +49,15 @@ type traced struct {
 	block chan struct{} // while it is there and open, the reader blocks
 	end   func()        // detaches the programs and reads all that they have submitted
 	stop  func()
+	sink  *otlpServer
 }
 
 func startTraced(t *testing.T, cfg exporter.Config) *traced {
 	t.Helper()
 	tr := &traced{t: t, own: mustStart(t, Config{Address: "127.0.0.1:0", Logs: LogsConfig{Level: "info"}})}
 	tr.want(http.StatusServiceUnavailable, answer{statusStarting, []string{}})
-	logs := startOTLP(t, tr.own, serveOTLP(t, "127.0.0.1:0").address)
+	tr.sink = serveOTLP(t, "127.0.0.1:0")
+	logs := startOTLP(t, tr.own, tr.sink.address)
 	blocking, err := consumer.NewLogs(func(context.Context, plog.Logs) error {
 		tr.mu.Lock()
 		block := tr.block
@@ -96,7 +100,7 @@ func startTraced(t *testing.T, cfg exporter.Config) *traced {
 
 func mustStart(t *testing.T, cfg Config) *Telemetry {
 	t.Helper()
-	own, err := Start(cfg, "1.2.3")
+	own, err := Start(cfg, "1.2.3", false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,19 +112,48 @@ func mustStart(t *testing.T, cfg Config) *Telemetry {
 	return own
 }
 
-// otlpServer takes log records.
+// otlpServer takes log records, or does not.
 type otlpServer struct {
 	plogotlp.UnimplementedGRPCServer
-	address string
-	mu      sync.Mutex
-	taken   []plog.Logs
+	address  string
+	mu       sync.Mutex
+	calls    int
+	downs    int  // calls that found it down
+	troubled bool // from then on: it is down for some calls, later rejects a record now and then, and a call
+	taken    []plog.Logs
+	tally
 }
+
+// tally is what became of log records.
+type tally struct{ sent, rejected, dropped int }
 
 func (s *otlpServer) Export(_ context.Context, request plogotlp.ExportRequest) (plogotlp.ExportResponse, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.taken = append(s.taken, request.Logs())
-	return plogotlp.NewExportResponse(), nil
+	s.calls++
+	response, n := plogotlp.NewExportResponse(), request.Logs().LogRecordCount()
+	switch {
+	case s.troubled && s.downs < 5:
+		s.downs++
+		return response, status.Error(codes.Unavailable, "down")
+	case s.troubled && s.calls%3 == 0:
+		s.dropped += n
+		return response, status.Error(codes.InvalidArgument, "not these")
+	case s.troubled && s.calls%3 == 1:
+		s.rejected++
+		s.sent += n - 1
+		response.PartialSuccess().SetRejectedLogRecords(1)
+	default:
+		s.sent += n
+		s.taken = append(s.taken, request.Logs())
+	}
+	return response, nil
+}
+
+func (s *otlpServer) told() tally {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.tally
 }
 
 func serveOTLP(t *testing.T, address string) *otlpServer {
@@ -163,6 +196,13 @@ func startOTLP(t *testing.T, own *Telemetry, endpoint string) *otlp.Logs {
 		t.Fatal(err)
 	}
 	if err := logs.Start(t.Context(), host{own}); err != nil {
+		t.Fatal(err)
+	}
+	items := func() Items {
+		stats := logs.Stats()
+		return Items{Offered: stats.Offered, Refused: map[string]int64{"queue_full": stats.Refused}, Outcome: &stats}
+	}
+	if err := own.ObserveExporter("otlp", "logs", items); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -275,6 +315,8 @@ func residuals(f map[string]*dto.MetricFamily) (always, quiet []int) {
 		sum(f, "event_read_total") - sum(f, "event_released_total") - sum(f, "event_pending") - sum(f, "event_malformed_total"),
 		sum(f, "event_released_total") - sum(f, "connection_opened_total") - sum(f, "connection_closed_total") - sum(f, "connection_failed_total") -
 			sum(f, "connection_adopted_total") - sum(f, "connection_repeated_total") - sum(f, "event_sampled_total"),
+		sum(f, "exporter_offered_total") + sum(f, "exporter_recovered_total") - sum(f, "exporter_refused_total") - sum(f, "exporter_sent_total") -
+			sum(f, "exporter_rejected_total") - sum(f, "exporter_dropped_total") - sum(f, "exporter_given_up_total") - sum(f, "exporter_queued"),
 	}
 	quiet = []int{sum(f, "event_submitted_total") - sum(f, "event_read_total")}
 	for _, m := range f["connspan_event_numbered_total"].GetMetric() {
@@ -290,10 +332,32 @@ func zero(residuals []int) bool {
 	return !slices.ContainsFunc(residuals, func(n int) bool { return n != 0 })
 }
 
-// TestIdentities: whoever scrapes can see that nothing is lost without being counted.
+// delivered waits until the server has answered for everything, and compares what it says with /metrics.
+func (tr *traced) delivered() {
+	tr.t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); sum(tr.scrape(), "exporter_queued") > 0; time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			tr.t.Fatalf("%d not delivered after 20s: %+v", sum(tr.scrape(), "exporter_queued"), tr.sink.told())
+		}
+	}
+	f := tr.scrape()
+	got := tally{sum(f, "exporter_sent_total"), sum(f, "exporter_rejected_total"), sum(f, "exporter_dropped_total")}
+	if d := cmp.Diff(tr.sink.told(), got, cmp.AllowUnexported(tally{})); d != "" || got.sent == 0 || got.rejected == 0 || got.dropped == 0 {
+		tr.t.Errorf("got %+v, want some of each; (-server +scraped):\n%s", got, d)
+	}
+	if told := sum(f, "record_told_total", "otelcol_signal=logs"); told != sum(f, "exporter_offered_total") {
+		tr.t.Errorf("%d records told, %d offered to the exporter", told, sum(f, "exporter_offered_total"))
+	}
+}
+
+// TestIdentities: whoever scrapes can see that nothing is lost without being counted, up to what a server
+// says that makes trouble.
 func TestIdentities(t *testing.T) {
 	tr := startTraced(t, exporter.NewDefaultConfig())
 	tr.eventually(func(status int, a answer) bool { return status == http.StatusOK && a.Status == statusOK })
+	tr.sink.mu.Lock()
+	tr.sink.troubled = true
+	tr.sink.mu.Unlock()
 	crowd := actor.Start(t, "crowd", actor.Plan{Listen: "127.0.0.1:0", How: actor.ClientCloses, Connections: 1000, Workers: 4})
 	for range 10 {
 		if always, _ := residuals(tr.scrape()); !zero(always) {
@@ -303,7 +367,9 @@ func TestIdentities(t *testing.T) {
 	crowd.Report()
 	crowd.Wait()
 	tr.awaitMetric("otelcol_exporter_sent_log_records_total")
+	tr.eventually(tells("records given up by an exporter: "))
 	tr.end()
+	tr.delivered()
 	families := tr.scrape()
 	if always, quiet := residuals(families); !zero(always) || !zero(quiet) {
 		t.Errorf("residuals %v and %v, want 0", always, quiet)
@@ -412,7 +478,7 @@ func TestDegraded(t *testing.T) {
 
 func TestAddressInUse(t *testing.T) {
 	own := mustStart(t, Config{Address: "127.0.0.1:0"})
-	_, err := Start(Config{Address: own.Address()}, "")
+	_, err := Start(Config{Address: own.Address()}, "", false)
 	want := "telemetry::address: listen tcp " + own.Address() + `: bind: address already in use; want one that is free, or "" for none`
 	if err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)

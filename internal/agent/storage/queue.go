@@ -21,6 +21,10 @@ const suffix = ".queue"
 // errMissing is a value that should be there.
 var errMissing = errors.New("not in the queue's files")
 
+// buffers are for records that are being written. The queues share them: a batch may be a megabyte, and
+// the garbage collector takes what has not been used for a while.
+var buffers = sync.Pool{New: func() any { return new([]byte) }}
+
 // queue is the log of one queue, and the index to it.
 type queue struct {
 	storage   *Storage
@@ -34,7 +38,6 @@ type queue struct {
 	// run was sending: it deletes that first, and then puts it in again. They wait for the batch that
 	// takes something out, and a kill before it makes a duplicate, not a loss.
 	doomed []*xstorage.Operation
-	buffer []byte
 	closed bool
 }
 
@@ -218,12 +221,14 @@ func (q *queue) append(ops []*xstorage.Operation) error {
 	}
 	seg := q.segments[len(q.segments)-1]
 	before := seg.size
-	q.buffer = encode(q.buffer[:0], ops)
-	if err := seg.append(q.buffer); err != nil {
+	buffer := buffers.Get().(*[]byte)
+	defer buffers.Put(buffer)
+	*buffer = encode((*buffer)[:0], ops)
+	if err := seg.append(*buffer); err != nil {
 		return err
 	}
 	q.storage.used.Add(seg.size - before)
-	return decode(q.buffer[headerSize:], func(op *xstorage.Operation, offset int) {
+	return decode((*buffer)[headerSize:], func(op *xstorage.Operation, offset int) {
 		q.apply(seg.place(before+headerSize+int64(offset), op), op)
 	})
 }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"slices"
 
 	xstorage "go.opentelemetry.io/collector/extension/xextension/storage"
 	"golang.org/x/sys/unix"
@@ -162,6 +163,7 @@ func recordSize(ops []*xstorage.Operation) int64 {
 
 // encode appends a record of ops, Set and Delete alone, to b, which is empty.
 func encode(b []byte, ops []*xstorage.Operation) []byte {
+	b = slices.Grow(b, int(recordSize(ops)))
 	b = append(b, make([]byte, headerSize)...)
 	for _, op := range ops {
 		b = append(b, byte(op.Type))
