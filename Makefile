@@ -53,6 +53,11 @@ SOAK ?= 10m
 soak: test-packages ## SOAK=10m of load while CPUs sleep inside the tracer (needs root)
 	CONNSPAN_TEST_SOAK=$(SOAK) $(AS_ROOT) $(GO) test -race -count=1 -timeout 0 -v -run '^TestSoak$$' ./exporter
 
+OUTAGE ?= 5m
+.PHONY: outage
+outage: ## the server is down for OUTAGE=5m, at 1000 connections a second, and takes all of it later (needs root)
+	CONNSPAN_TEST_OUTAGE=$(OUTAGE) $(AS_ROOT) $(GO) test -count=1 -timeout 0 -v -run '^TestOutage' .
+
 .PHONY: lint
 lint: build-packages ## golangci-lint, clang-format, go mod
 	$(TOOL) golangci-lint run ./...

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -32,15 +33,16 @@ type host struct {
 	qemu      *qemu
 	initramfs []byte
 	logs      string // directory
+	patience  time.Duration
 	seed      uint64 // of the stalls
 	tscRate   uint64 // kHz
 }
 
-// patience is how long a guest may take. What hangs sooner is ended, with a dump of all goroutines, by
-// the test binary itself.
+// patience is how long the tests of a guest may take by its own clock; the test binary ends what hangs,
+// with a dump of all goroutines. The host waits a little longer, by its own.
 const patience = 10 * time.Minute
 
-// run boots a guest and judges what it says. A guest that dies gets a second try: an emulator that
+// run boots a guest and judges what it says. One that dies, or that nothing is heard of, gets a second try: an emulator that
 // runs vCPUs in parallel is not beyond doubt. The result tells of it.
 func (h *host) run(ctx context.Context, g guest) (result, error) {
 	var r result
@@ -61,7 +63,7 @@ func (h *host) run(ctx context.Context, g guest) (result, error) {
 
 // boot runs a guest to its end, and gives what was on its serial console.
 func (h *host) boot(whole context.Context, g guest, attempt int) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(whole, patience+time.Minute)
+	ctx, cancel := context.WithTimeout(whole, h.patience)
 	defer cancel()
 	dir, err := os.MkdirTemp("", "connspan-vm-")
 	if err != nil {
@@ -95,16 +97,18 @@ func (h *host) boot(whole context.Context, g guest, attempt int) ([]byte, error)
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	stalled := make(chan error, 1)
+	var stalling sync.WaitGroup
 	if g.group.stall {
-		go func() { stalled <- stall(cmd.Process.Pid, rand.New(rand.NewPCG(h.seed, 0))) }()
-	} else {
-		stalled <- nil
+		stalling.Go(func() {
+			n, err := stall(cmd.Process.Pid, rand.New(rand.NewPCG(h.seed, 0)))
+			_, _ = fmt.Fprintf(log, "\n@@ stalled: vCPU 1 %d times (%v)\n", n, err)
+		})
 	}
 	// How QEMU ends does not matter: the guest's own words do.
 	_ = cmd.Wait()
+	stalling.Wait()
 	console, err := os.ReadFile(log.Name())
-	return console, errors.Join(err, <-stalled, whole.Err())
+	return console, errors.Join(err, whole.Err())
 }
 
 // command is forced to emulate: /dev/kvm may be there and not boot anything. Where vCPUs take turns the
@@ -138,6 +142,7 @@ type result struct {
 	skipped  []string // with the reason
 	failed   []string
 	notes    []string // measured
+	features [][2]string
 	attempts int
 	took     time.Duration
 }
@@ -147,6 +152,8 @@ func (r result) ok() bool { return r.exit == 0 && len(r.failed) == 0 }
 var (
 	verdict  = regexp.MustCompile(`(?m)^@@ exit=([0-9]+)`)
 	testLine = regexp.MustCompile(`^\s*--- (PASS|FAIL|SKIP): (\S+) \(`)
+	stalled  = regexp.MustCompile(`(?m)^@@ stalled: ([^\r\n]*) \(<nil>\)`)
+	feature  = regexp.MustCompile(`(?m)^@@ feature ([^:]+): ([^\r\n]*)`)
 	saidLine = regexp.MustCompile(`^\s+\S+_test\.go:[0-9]+: (.*)`)
 )
 
@@ -156,9 +163,15 @@ func judge(g guest, console []byte) result {
 	if m := verdict.FindSubmatch(console); m != nil {
 		r.exit, _ = strconv.Atoi(string(m[1]))
 	}
+	for _, m := range feature.FindAllSubmatch(console, -1) {
+		r.features = append(r.features, [2]string{string(m[1]), string(m[2])})
+	}
 	if g.group.judge != nil {
 		g.group.judge(&r, console)
 		return r
+	}
+	if m := stalled.FindSubmatch(console); m != nil {
+		r.notes = append(r.notes, "the host stalled "+string(m[1]))
 	}
 	said := ""
 	parents := map[string]bool{}

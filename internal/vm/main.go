@@ -9,6 +9,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -27,7 +28,7 @@ import (
 )
 
 var (
-	short = flag.Bool("short", false, "one guest for each group, with two vCPUs")
+	short = flag.Bool("short", false, "the groups that take little time, with two vCPUs")
 	which = flag.String("run", "", "the groups to run, a regular expression")
 	file  = flag.String("page", "", "the document to write")
 	seed  = flag.Uint64("seed", rand.Uint64(), "of the stalls")
@@ -47,6 +48,9 @@ func run(ctx context.Context) error {
 	wanted, err := regexp.Compile(*which)
 	if err != nil {
 		return err
+	}
+	if flag.NArg() == 0 {
+		return errors.New("no kernel named: such as 6.12, or newest, or all")
 	}
 	h, kernels, err := prepare(ctx, flag.Args())
 	if err != nil {
@@ -84,7 +88,7 @@ func prepare(ctx context.Context, lines []string) (*host, []kernel, error) {
 		cache = filepath.Join(user, "connspan")
 	}
 	dir := filepath.Join(cache, "vm")
-	h := &host{logs: filepath.Join(dir, "logs"), tscRate: tscRate()}
+	h := &host{logs: filepath.Join(dir, "logs"), patience: patience + time.Minute, tscRate: tscRate()}
 	if err := os.MkdirAll(h.logs, 0o755); err != nil {
 		return nil, nil, err
 	}
@@ -105,12 +109,16 @@ func prepare(ctx context.Context, lines []string) (*host, []kernel, error) {
 
 // plan gives the guests, those first whose vCPUs take turns.
 func plan(kernels []kernel, wanted *regexp.Regexp, short bool) (guests []guest) {
+	newest := slices.MaxFunc(kernels, func(a, b kernel) int { return compareVersions(a.line, b.line) })
 	for _, k := range kernels {
 		of := groupsOf(k.line)
-		if short {
-			of = shorten(of)
+		if short || k != newest {
+			of = one(of)
 		}
 		for i := range of {
+			if short && of[i].long || of[i].newest && k != newest {
+				continue
+			}
 			for _, cpus := range of[i].cpus {
 				if wanted.MatchString(of[i].name) {
 					guests = append(guests, guest{k, cpus, &of[i]})
@@ -150,5 +158,5 @@ func (h *host) runAll(ctx context.Context, guests []guest) ([]result, error) {
 		})
 	}
 	running.Wait()
-	return results, errors.Join(errs...)
+	return results, cmp.Or(ctx.Err(), errors.Join(errs...))
 }

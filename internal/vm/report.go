@@ -57,6 +57,7 @@ func page(qemuVersion string, results []result) string {
 		fmt.Fprintf(&b, "| %s | %s |\n", g.name, g.about)
 	}
 	table(&b, results)
+	features(&b, results)
 	list(&b, "Refused", "What connspan says on a kernel older than "+oldest+".", results, func(r result) []string {
 		if r.group.about != "" {
 			return nil
@@ -99,6 +100,26 @@ func table(b *strings.Builder, results []result) {
 		}
 		b.WriteString("\n")
 		rest = rest[n:]
+	}
+}
+
+// features has a row for each kernel.
+func features(b *strings.Builder, results []result) {
+	var last *result
+	for i := range results {
+		r := &results[i]
+		if len(r.features) == 0 || last != nil && r.kernel == last.kernel {
+			continue
+		}
+		head, rule, row := "| kernel |", "|---|", "| "+r.kernel.release+" |"
+		for _, f := range r.features {
+			head, rule, row = head+" "+f[0]+" |", rule+"---|", row+" "+f[1]+" |"
+		}
+		if last == nil {
+			fmt.Fprintf(b, "\n## Features\n\nWhat not every kernel has, and connspan uses where it is.\n\n%s\n%s\n", head, rule)
+		}
+		fmt.Fprintln(b, row)
+		last = r
 	}
 }
 

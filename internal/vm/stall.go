@@ -15,27 +15,27 @@ import (
 )
 
 // stall takes the processor away from the thread of vCPU 1 of a running QEMU, for 20 to 80 ms every
-// 100 to 300 ms, as a host does that has other things to do, until QEMU ends.
-func stall(pid int, random *rand.Rand) error {
+// 100 to 300 ms, as a host does that has other things to do, until QEMU ends, and says how often.
+func stall(pid int, random *rand.Rand) (n int, err error) {
 	runtime.LockOSThread() // ptrace goes by thread; and never unlocked, so that the traced one is let go
 	thread, err := vCPU(pid, 1)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if err := unix.PtraceSeize(thread); err != nil {
-		return fmt.Errorf("tracing vCPU 1: %w", err)
+		return 0, fmt.Errorf("tracing vCPU 1: %w", err)
 	}
-	for {
+	for ; ; n++ {
 		time.Sleep(between(random, 100*time.Millisecond, 300*time.Millisecond))
 		if err := stop(thread); err != nil {
 			if errors.Is(err, errGone) {
-				return nil
+				return n, nil
 			}
-			return fmt.Errorf("stopping vCPU 1: %w", err)
+			return n, fmt.Errorf("stopping vCPU 1: %w", err)
 		}
 		time.Sleep(between(random, 20*time.Millisecond, 80*time.Millisecond))
 		if err := unix.PtraceCont(thread, 0); err != nil && !errors.Is(err, unix.ESRCH) {
-			return fmt.Errorf("resuming vCPU 1: %w", err)
+			return n, fmt.Errorf("resuming vCPU 1: %w", err)
 		}
 	}
 }

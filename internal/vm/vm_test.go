@@ -1,8 +1,12 @@
 package main
 
 import (
+	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -11,6 +15,7 @@ import (
 // consoles are as a serial line has them, but for the carriage returns.
 const (
 	consoleGood = `[    1.0] kernel says something
+@@ feature preemption: none (full)
 @@ kernel 6.12.1 runs [/bin/exporter.test -test.v] (<nil>)
 === RUN   TestPair
 === RUN   TestPair/one
@@ -48,7 +53,7 @@ func TestJudge(t *testing.T) {
 		want          result
 		ok            bool
 	}{
-		{"good", consoleGood, nil, result{passed: 2, skipped: []string{"TestAlone: one CPU alone"}, notes: []string{"3 of 4"}}, true},
+		{"good", consoleGood, nil, result{passed: 2, skipped: []string{"TestAlone: one CPU alone"}, notes: []string{"3 of 4"}, features: [][2]string{{"preemption", "none (full)"}}}, true},
 		{"bad", consoleBad, nil, result{exit: 1, failed: []string{"TestPair: 1, want 2"}}, false},
 		{"dead", "--- PASS: TestPair (0.1s)\nOops: int3", nil, result{exit: -1, passed: 1}, false},
 		{"hung", "--- PASS: TestPair (0.1s)\npanic: test timed out\n\n@@ exit=2 after 10m", nil, result{exit: 2, passed: 1}, false},
@@ -69,6 +74,28 @@ func TestJudge(t *testing.T) {
 				t.Errorf("ok: %v", got.ok())
 			}
 		})
+	}
+}
+
+// TestHang: a guest that says nothing more has died; the others go on.
+func TestHang(t *testing.T) {
+	dir := t.TempDir()
+	veth, program := filepath.Join(dir, "veth.ko"), filepath.Join(dir, "qemu")
+	const script = "#!/bin/sh\necho '@@ kernel'\ncase \"$*\" in *hangs*) exec sleep 60;; esac\necho '@@ exit=0'\n"
+	if err := errors.Join(os.WriteFile(veth, nil, 0o600), os.WriteFile(program, []byte(script), 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	h := &host{qemu: &qemu{program: program}, logs: dir, patience: 300 * time.Millisecond}
+	g := &group{name: "group", command: []string{"test"}}
+	results, err := h.runAll(t.Context(), []guest{{kernel{line: "1", image: "hangs", veth: veth}, 1, g}, {kernel{line: "2", veth: veth}, 1, g}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := results[0]; r.ok() || r.exit >= 0 || r.attempts != 2 || !strings.Contains(r.line(), "died") {
+		t.Errorf("of a guest that hangs: %s", r.line())
+	}
+	if r := results[1]; !r.ok() {
+		t.Errorf("of one that does not: %s", r.line())
 	}
 }
 

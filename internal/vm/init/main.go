@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -19,6 +20,7 @@ var mounts = []struct{ kind, at string }{
 	{"sysfs", "/sys"},
 	{"devtmpfs", "/dev"},
 	{"tmpfs", "/tmp"},
+	{"debugfs", "/sys/kernel/debug"},
 	{"tracefs", "/sys/kernel/tracing"},
 	{"bpf", "/sys/fs/bpf"},
 	{"cgroup2", "/sys/fs/cgroup"},
@@ -31,6 +33,9 @@ func main() {
 	}
 	if err := prepare(); err != nil {
 		fmt.Println("@@ preparing the guest:", err)
+	}
+	if err := describe(); err != nil {
+		fmt.Println("@@ describing the kernel:", err)
 	}
 	began := time.Now()
 	code := run(os.Args[1:])
@@ -55,6 +60,31 @@ func prepare() error {
 		errs = append(errs, fmt.Errorf("setting lo up: %w: %s", err, out))
 	}
 	return errors.Join(append(errs, loadModule("/veth.ko"))...)
+}
+
+// functions are those of the kernel that connspan uses where they are, and what it is that they are for.
+var functions = []struct{ name, purpose string }{
+	{"register_ftrace_direct", "fentry and fexit"},
+	{"bpf_preempt_disable", "`bpf_preempt_disable`"},
+	{"bpf_local_irq_save", "`bpf_local_irq_save`"},
+}
+
+// describe says which of the features there are that not every kernel has.
+func describe() error {
+	preemption, err := os.ReadFile("/sys/kernel/debug/sched/preempt")
+	if err != nil {
+		preemption = []byte("fixed")
+	}
+	fmt.Printf("@@ feature preemption: %s\n", bytes.TrimSpace(preemption))
+	types, err := os.ReadFile("/sys/kernel/btf/vmlinux")
+	for _, f := range functions {
+		answer := "no"
+		if bytes.Contains(types, []byte("\x00"+f.name+"\x00")) {
+			answer = "yes"
+		}
+		fmt.Printf("@@ feature %s: %s\n", f.purpose, answer)
+	}
+	return err
 }
 
 // loadModule loads a module of the running kernel.
