@@ -294,7 +294,7 @@ func TestManyPreexisting(t *testing.T) {
 	tr.awaitWithin(2*time.Minute, 2*holders*each, pids...)
 	took, worked := time.Since(began), processorTime(t)-before
 	t.Logf("%d sockets adopted after %v, with %v of processor time", 2*holders*each, took, worked)
-	if worked > startUp {
+	if worked > startUp && os.Getenv(guestEnv) == "" { // a guest's processors are slower
 		t.Errorf("to start took %v of processor time, want %v at most", worked, startUp)
 	}
 	crowd.Report()

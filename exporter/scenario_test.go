@@ -335,7 +335,7 @@ func TestCrowd(t *testing.T) {
 	p := actor.Start(t, "crowd", actor.Plan{Listen: "127.0.0.1:0", Request: 100, Reply: 100, How: actor.ClientCloses, Connections: n, Workers: 8})
 	p.Report()
 	p.Wait()
-	tr.await(4*n-blind()-int(tr.now().Unseen), p.PID())
+	tr.await(4*n-blind(), p.PID())
 	tr.stop()
 	counts := map[string]int{}
 	for _, r := range tr.of(p.PID()) {

@@ -253,6 +253,9 @@ func (tr *trace) awaitWithin(limit time.Duration, n int, pids ...int) []told {
 		}
 	}
 	out := tr.of(pids...)
+	if uint64(len(out))+tr.now().Unseen >= uint64(n) { // all but what the kernel has run no program for
+		return out
+	}
 	tr.stop()
 	tr.t.Fatalf("%d records of processes %v after %v, want %d; stats %+v; the last: %+v",
 		len(out), pids, limit, n, tr.stats, out[max(0, len(out)-8):])

@@ -201,7 +201,7 @@ func judge(g guest, console []byte) result {
 		case o.verdict == "PASS":
 			r.passed++
 		default:
-			r.failed = append(r.failed, o.name+": "+o.said)
+			r.failed = append(r.failed, fmt.Sprintf("%s: %.300s", o.name, o.said))
 		}
 	}
 	return r

@@ -56,6 +56,10 @@ func prepare() error {
 			errs = append(errs, fmt.Errorf("mounting %s: %w", m.at, err))
 		}
 	}
+	files := unix.Rlimit{Cur: 1 << 20, Max: 1 << 20} // as usual; the kernel's own is 4096
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &files); err != nil {
+		errs = append(errs, fmt.Errorf("raising the limit of open files: %w", err))
+	}
 	if out, err := exec.Command("/bin/ip", "link", "set", "lo", "up").CombinedOutput(); err != nil {
 		errs = append(errs, fmt.Errorf("setting lo up: %w: %s", err, out))
 	}
@@ -64,7 +68,7 @@ func prepare() error {
 
 // functions are those of the kernel that connspan uses where they are, and what it is that they are for.
 var functions = []struct{ name, purpose string }{
-	{"register_ftrace_direct", "fentry and fexit"},
+	{"bpf_trampoline_link_prog", "fentry and fexit"},
 	{"bpf_preempt_disable", "`bpf_preempt_disable`"},
 	{"bpf_local_irq_save", "`bpf_local_irq_save`"},
 }
@@ -73,7 +77,7 @@ var functions = []struct{ name, purpose string }{
 func describe() error {
 	preemption, err := os.ReadFile("/sys/kernel/debug/sched/preempt")
 	if err != nil {
-		preemption = []byte("fixed")
+		preemption = []byte("as built")
 	}
 	fmt.Printf("@@ feature preemption: %s\n", bytes.TrimSpace(preemption))
 	types, err := os.ReadFile("/sys/kernel/btf/vmlinux")
