@@ -49,7 +49,7 @@ func TestExemplars(t *testing.T) {
 					}
 				}
 				told := toldSpans(s)
-				first := exemplarsOf(s.metrics.collect(1000*second, table.Each))
+				first := exemplarsOf(collected(s.metrics, 1000*second, table.Each))
 				if len(first) == 0 || len(told) == 0 || len(told) == 200 {
 					t.Fatalf("%d exemplars and %d spans of 200 connections: this test shows nothing", len(first), len(told))
 				}
@@ -58,7 +58,7 @@ func TestExemplars(t *testing.T) {
 						t.Errorf("an exemplar of %v s names span %s, which has not been told", x.DoubleValue(), name)
 					}
 				}
-				if again := exemplarsOf(s.metrics.collect(1015*second, table.Each)); len(again) != 0 {
+				if again := exemplarsOf(collected(s.metrics, 1015*second, table.Each)); len(again) != 0 {
 					t.Errorf("%d exemplars of an interval in which nothing happened", len(again))
 				}
 			})
@@ -100,7 +100,7 @@ func TestSampledHasSpan(t *testing.T) {
 			t.Errorf("%q: sampled %v, and its span is told: %v", lr.Body().Str(), lr.Flags().IsSampled(), span)
 		}
 	}
-	for _, x := range exemplarsOf(s.metrics.collect(15*second, table.Each)) {
+	for _, x := range exemplarsOf(collected(s.metrics, 15*second, table.Each)) {
 		if !spans[x.TraceID().String()+x.SpanID().String()] {
 			t.Errorf("an exemplar of %v s names a span that is not told", x.DoubleValue())
 		}
@@ -116,7 +116,7 @@ func TestSynthesizedMeasuresNothing(t *testing.T) {
 	sampled.Kind, sampled.Time, sampled.SRTT, sampled.BytesSent = event.Sampled, 2*second, 300, 40
 	table := fill(s, []*event.Event{opened, &sampled})
 	table.Reconcile(3*second, 4*second, func(uint64) bool { return false }, s.add)
-	md := s.metrics.collect(15*second, table.Each)
+	md := collected(s.metrics, 15*second, table.Each)
 	for name, want := range map[string][]point{
 		"tcp.connection.rtt":      {{0.0003, 1, 0, 15 * time.Second}},
 		"tcp.connection.duration": nil,

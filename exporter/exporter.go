@@ -26,12 +26,13 @@ const (
 	lastRounds = 2 * time.Second
 	// repairEvery is how often, at most, the kernel's sockets are looked at again after losses.
 	repairEvery = 500 * time.Millisecond
-	// batchRecords bounds what one consumer call carries.
-	batchRecords = 2048
 	// sleepAtMost bounds the sleep of an idle reader: counters of failures wake nobody, and are to be
 	// seen within a second.
 	sleepAtMost = time.Second
 )
+
+// MaxBatch is the most log records, data points or spans that a consumer is given in a call.
+const MaxBatch = 2048
 
 // Consumers are where the signals go; a signal without any is not made. Each consumer gets every batch,
 // and is called from the goroutine that reads the rings: it must not block, as a queue does not. An
@@ -192,7 +193,7 @@ func (x *Exporter) apply(ctx context.Context, e *event.Event) {
 // than they may be given at once.
 func (x *Exporter) tell(ctx context.Context, add func(*conn.Record)) func(*conn.Record) {
 	return func(r *conn.Record) {
-		if x.signals.pending() >= batchRecords {
+		if x.signals.pending() >= MaxBatch {
 			x.ship(ctx)
 		}
 		add(r)

@@ -119,7 +119,7 @@ func TestGolden(t *testing.T) {
 	s := newTestSignals(t, func(c *Config) { c.Logs.Heartbeat, c.Metrics.Interval = time.Second, time.Second })
 	table := fill(s, examples())
 	table.Heartbeat(12e9, 1e9, s.heartbeat)
-	metrics := s.metrics.collect(uint64(15*time.Second), table.Each)
+	metrics := collected(s.metrics, uint64(15*time.Second), table.Each)
 	logs, err := (&plog.JSONMarshaler{}).MarshalLogs(s.logs.take())
 	golden(t, "testdata/logs.json", logs, err)
 	spans, err := (&ptrace.JSONMarshaler{}).MarshalTraces(s.spans.take())
@@ -299,7 +299,7 @@ func BenchmarkSignals(b *testing.B) {
 				for _, e := range events {
 					table.Apply(e, s.add)
 				}
-				if s.pending() < batchRecords {
+				if s.pending() < MaxBatch {
 					continue
 				}
 				if s.logs != nil {

@@ -83,6 +83,7 @@ type labels struct {
 // series is one time series. Its count or its histogram runs since start, and then, when the
 // temporality is delta, since it was told last.
 type series struct {
+	metric  int // the index of its instrument
 	labels  labels
 	process *owner.Process // the owner, as it was known when the series began
 	start   time.Time
@@ -246,43 +247,68 @@ func (m *metrics) seriesOf(metric int, who labels) *series {
 	}
 	if len(in.series) >= m.cfg.MaxSeries {
 		if in.overflow == nil {
-			in.overflow = m.newSeries(in, labels{})
+			in.overflow = m.newSeries(metric, labels{})
 			in.overflow.overflow = true
 		}
 		return in.overflow
 	}
-	s := m.newSeries(in, who)
+	s := m.newSeries(metric, who)
 	in.series = append(in.series, s)
 	in.index[who] = s
 	return s
 }
 
-func (m *metrics) newSeries(in *instrument, who labels) *series {
-	s := &series{labels: who, process: m.processes.find(who.owner), start: m.began, changed: m.kernel}
+func (m *metrics) newSeries(metric int, who labels) *series {
+	in := &m.instruments[metric]
+	s := &series{metric: metric, labels: who, process: m.processes.find(who.owner), start: m.began, changed: m.kernel}
 	if in.shape == shapeHistogram {
 		s.hist = newHistogram(m.cfg.Histogram, in.bounds)
 	}
 	return s
 }
 
-// collect gives all series at kernel time now, or with delta what is new of them, and begins the next
-// interval. each calls its argument with every open connection.
-func (m *metrics) collect(now uint64, each func(func(*event.Event))) pmetric.Metrics {
+// collect gives all series at kernel time now, or with delta what is new of them, in batches of at most
+// MaxBatch data points, and begins the next interval. each calls its argument with every open connection.
+func (m *metrics) collect(now uint64, each func(func(*event.Event)), give func(pmetric.Metrics)) {
 	m.at(now)
 	m.countActive(each)
-	out := collection{m: m, metrics: pmetric.NewMetrics(), owners: map[owner.ID]*ownMetrics{}}
+	out := collection{m: m, give: give}
+	out.begin()
+	for _, of := range m.byOwner() {
+		for _, s := range of {
+			out.add(s)
+		}
+	}
+	out.end()
+	m.began = m.now
+}
+
+// byOwner are the series to be told, those of a process together, in the order of the instruments.
+func (m *metrics) byOwner() (all [][]*series) {
+	place := map[owner.ID]int{}
+	put := func(s *series) {
+		if !m.due(s) {
+			return
+		}
+		at, ok := place[s.labels.owner]
+		if !ok {
+			at = len(all)
+			place[s.labels.owner] = at
+			all = append(all, nil)
+		}
+		all[at] = append(all[at], s)
+	}
 	for i := range m.instruments {
 		in := &m.instruments[i]
 		in.series = slices.DeleteFunc(in.series, func(s *series) bool { return m.expire(in, s) })
 		for _, s := range in.series {
-			out.add(i, s)
+			put(s)
 		}
 		if in.overflow != nil {
-			out.add(i, in.overflow)
+			put(in.overflow)
 		}
 	}
-	m.began = m.now
-	return out.metrics
+	return all
 }
 
 // countActive asks the table: what is counted anew each time cannot drift away from it.
@@ -311,58 +337,78 @@ func (m *metrics) expire(in *instrument, s *series) bool {
 	return true
 }
 
+// cumulative reports whether the series of a metric tell all since they began, with any configuration.
+func (m *metrics) cumulative(metric int) bool {
+	return m.cfg.Temporality == TemporalityCumulative || m.instruments[metric].shape == shapeUpDownCounter
+}
+
+// due reports whether there is something to tell of s.
+func (m *metrics) due(s *series) bool { return s.fresh || m.cumulative(s.metric) }
+
 // collection puts series into pdata: a Resource for each process, a metric for each instrument in it.
 type collection struct {
 	m       *metrics
-	metrics pmetric.Metrics
-	owners  map[owner.ID]*ownMetrics
-}
-
-type ownMetrics struct {
+	give    func(pmetric.Metrics)
+	metrics pmetric.Metrics // the batch
+	points  int             // in it
+	owner   owner.ID        // of the last Resource in it
 	scope   pmetric.ScopeMetrics
-	metrics map[int]pmetric.Metric
+	last    int            // the instrument of the last metric in that; -1: none
+	metric  pmetric.Metric // that one
 }
 
-func (c *collection) add(metric int, s *series) {
-	in := &c.m.instruments[metric]
-	cumulative := c.m.cfg.Temporality == TemporalityCumulative || in.shape == shapeUpDownCounter
-	if !cumulative && !s.fresh {
-		return
+func (c *collection) begin() {
+	c.metrics, c.points, c.last = pmetric.NewMetrics(), 0, -1
+}
+
+func (c *collection) end() {
+	if c.points != 0 {
+		c.give(c.metrics)
 	}
+	c.begin()
+}
+
+// add appends the data point of s, and ends a batch that is full.
+func (c *collection) add(s *series) {
 	if s.start.After(c.m.now) { // wall time was set back
 		s.start = c.m.now
 	}
+	cumulative := c.m.cumulative(s.metric)
 	start := s.start
 	if !cumulative {
 		start = c.m.began
 	}
-	c.fill(c.metric(metric, s), s, start)
+	c.seek(s)
+	c.fill(s, start)
 	s.fresh = false
 	if s.hist != nil {
 		s.hist.clear(cumulative)
 	} else if !cumulative {
 		s.count = 0
 	}
+	if c.points++; c.points == MaxBatch {
+		c.end()
+	}
 }
 
 // fill appends the data point of s.
-func (c *collection) fill(to pmetric.Metric, s *series, start time.Time) {
+func (c *collection) fill(s *series, start time.Time) {
 	from, now := pcommon.NewTimestampFromTime(start), pcommon.NewTimestampFromTime(c.m.now)
-	switch to.Type() {
+	switch c.metric.Type() {
 	case pmetric.MetricTypeHistogram:
-		d := to.Histogram().DataPoints().AppendEmpty()
+		d := c.metric.Histogram().DataPoints().AppendEmpty()
 		d.SetStartTimestamp(from)
 		d.SetTimestamp(now)
 		s.hist.fillExplicit(d)
 		c.putLabels(d.Attributes(), s)
 	case pmetric.MetricTypeExponentialHistogram:
-		d := to.ExponentialHistogram().DataPoints().AppendEmpty()
+		d := c.metric.ExponentialHistogram().DataPoints().AppendEmpty()
 		d.SetStartTimestamp(from)
 		d.SetTimestamp(now)
 		s.hist.fillExponential(d)
 		c.putLabels(d.Attributes(), s)
 	default:
-		d := to.Sum().DataPoints().AppendEmpty()
+		d := c.metric.Sum().DataPoints().AppendEmpty()
 		d.SetStartTimestamp(from)
 		d.SetTimestamp(now)
 		d.SetIntValue(s.count)
@@ -370,25 +416,21 @@ func (c *collection) fill(to pmetric.Metric, s *series, start time.Time) {
 	}
 }
 
-// metric gives the instrument's metric in the Resource of the series' owner.
-func (c *collection) metric(i int, s *series) pmetric.Metric {
-	own, ok := c.owners[s.labels.owner]
-	if !ok {
-		own = c.own(s)
-		c.owners[s.labels.owner] = own
+// seek makes metric that of the series, in the Resource of its owner.
+func (c *collection) seek(s *series) {
+	if c.last < 0 || c.owner != s.labels.owner {
+		c.own(s)
 	}
-	metric, ok := own.metrics[i]
-	if ok {
-		return metric
+	if c.last == s.metric {
+		return
 	}
-	in := &c.m.instruments[i]
-	metric = own.scope.Metrics().AppendEmpty()
-	metric.SetName(in.name)
-	metric.SetUnit(in.unit)
-	metric.SetDescription(in.description)
-	c.shape(metric, in)
-	own.metrics[i] = metric
-	return metric
+	in := &c.m.instruments[s.metric]
+	c.metric = c.scope.Metrics().AppendEmpty()
+	c.metric.SetName(in.name)
+	c.metric.SetUnit(in.unit)
+	c.metric.SetDescription(in.description)
+	c.shape(c.metric, in)
+	c.last = s.metric
 }
 
 func (c *collection) shape(metric pmetric.Metric, in *instrument) {
@@ -410,14 +452,14 @@ func (c *collection) shape(metric pmetric.Metric, in *instrument) {
 	}
 }
 
-func (c *collection) own(s *series) *ownMetrics {
+func (c *collection) own(s *series) {
 	rm := c.metrics.ResourceMetrics().AppendEmpty()
 	rm.SetSchemaUrl(semconv.SchemaURL)
 	c.m.processes.fill(rm.Resource().Attributes(), s.labels.owner, s.process)
-	sm := rm.ScopeMetrics().AppendEmpty()
-	sm.SetSchemaUrl(semconv.SchemaURL)
-	sm.Scope().SetName(scopeName)
-	return &ownMetrics{scope: sm, metrics: map[int]pmetric.Metric{}}
+	c.scope = rm.ScopeMetrics().AppendEmpty()
+	c.scope.SetSchemaUrl(semconv.SchemaURL)
+	c.scope.Scope().SetName(scopeName)
+	c.owner, c.last = s.labels.owner, -1
 }
 
 func (c *collection) putLabels(m pcommon.Map, s *series) {

@@ -107,7 +107,7 @@ func TestTemporality(t *testing.T) {
 					for _, e := range events {
 						table.Apply(e, s.add)
 					}
-					md := s.metrics.collect(uint64(time.Duration(i+1)*15*time.Second), table.Each)
+					md := collected(s.metrics, uint64(time.Duration(i+1)*15*time.Second), table.Each)
 					if d := gocmp.Diff(tt.want[i], points(md, "tcp.connection.opened")); d != "" {
 						t.Errorf("interval %d, opened (-want +told):\n%s", i, d)
 					}
@@ -135,7 +135,7 @@ func TestExpiry(t *testing.T) {
 		}
 	}
 	at := func(seconds int) map[string]point {
-		return points(s.metrics.collect(uint64(time.Duration(seconds)*time.Second), table.Each), "tcp.connection.opened")
+		return points(collected(s.metrics, uint64(time.Duration(seconds)*time.Second), table.Each), "tcp.connection.opened")
 	}
 	add(life(1, 1, 1*second, time.Second, 0))
 	if got := at(15); len(got) != 1 {
@@ -155,7 +155,7 @@ func TestExpiry(t *testing.T) {
 	}
 	add(life(1, 3, 91*second, 0, 0))
 	for _, seconds := range []int{105, 1000, 2000} {
-		md := s.metrics.collect(uint64(time.Duration(seconds)*time.Second), table.Each)
+		md := collected(s.metrics, uint64(time.Duration(seconds)*time.Second), table.Each)
 		if got := points(md, "tcp.connection.active"); len(got) != 1 {
 			t.Errorf("active %v after %d s, want the open connection", got, seconds)
 		}
@@ -171,7 +171,7 @@ func TestMetricsClockStep(t *testing.T) {
 			wall := epoch
 			s.metrics.clock.Wall = func() time.Time { return wall }
 			table := fill(s, life(1, 1, second, 0, 0))
-			s.metrics.collect(15*second, table.Each)
+			collected(s.metrics, 15*second, table.Each)
 			wall = epoch.Add(step)
 			if err := s.metrics.clock.Calibrate(); err != nil {
 				t.Fatal(err)
@@ -179,7 +179,7 @@ func TestMetricsClockStep(t *testing.T) {
 			for _, e := range life(1, 2, 16*second, time.Second, 0) {
 				table.Apply(e, s.add)
 			}
-			md := s.metrics.collect(30*second, table.Each)
+			md := collected(s.metrics, 30*second, table.Each)
 			for _, name := range []string{"tcp.connection.active", "tcp.connection.opened", "tcp.connection.closed", "tcp.connection.duration"} {
 				got := points(md, name)
 				for labels, p := range got {
@@ -199,7 +199,7 @@ func TestMetricsClockStep(t *testing.T) {
 func TestOpeningNeverTold(t *testing.T) {
 	s := newTestSignals(t, nil)
 	table := fill(s, life(1, 1, second, time.Second, 5)[1:])
-	md := s.metrics.collect(15*second, table.Each)
+	md := collected(s.metrics, 15*second, table.Each)
 	for _, name := range []string{"tcp.connection.opened", "tcp.connection.closed", "tcp.connection.duration"} {
 		for labels, p := range points(md, name) {
 			if p.Value != 1 {
@@ -238,7 +238,7 @@ func TestSeriesAreBounded(t *testing.T) {
 		if i%500 != 499 {
 			continue
 		}
-		md := s.metrics.collect(uint64(time.Duration(i+2)*10*time.Millisecond), table.Each)
+		md := collected(s.metrics, uint64(time.Duration(i+2)*10*time.Millisecond), table.Each)
 		for name, want := range map[string]uint64{
 			"tcp.connection.opened": opened, "tcp.connection.io": sent, "tcp.connection.active": uint64(table.Stats().Open),
 			"tcp.connection.closed": table.Stats().Closed,
@@ -258,6 +258,44 @@ func TestSeriesAreBounded(t *testing.T) {
 	}
 }
 
+// TestMetricBatches: no consumer is given more than it may be at once, and each data point once, those of a
+// process in as few Resources as that allows.
+func TestMetricBatches(t *testing.T) {
+	const perProcess, processes = 3000, 5
+	s := newTestSignals(t, func(c *Config) {
+		c.Metrics.MaxSeries = perProcess * processes
+		c.Metrics.Attributes = []string{attrServerPort}
+	})
+	table := conn.NewTable()
+	for i := range uint32(perProcess * processes) {
+		e := life(1+i%processes, uint64(i+1), second, 0, 0)[0]
+		e.Peer = netip.AddrPortFrom(e.Peer.Addr(), uint16(i/processes+1))
+		table.Apply(e, s.add)
+	}
+	all := pmetric.NewMetrics()
+	batches, sum := 0, 0
+	s.metrics.collect(15*second, table.Each, func(batch pmetric.Metrics) {
+		n := batch.DataPointCount()
+		batches++
+		sum += n
+		if n == 0 || n > MaxBatch {
+			t.Errorf("a batch of %d data points, want 1 to %d", n, MaxBatch)
+		}
+		batch.ResourceMetrics().MoveAndAppendTo(all.ResourceMetrics())
+	})
+	if want := (sum + MaxBatch - 1) / MaxBatch; batches != want {
+		t.Errorf("%d data points in %d batches, want %d", sum, batches, want)
+	}
+	if n, most := all.ResourceMetrics().Len(), batches+processes; n > most {
+		t.Errorf("%d Resources, want at most %d", n, most)
+	}
+	for _, name := range []string{"tcp.connection.opened", "tcp.connection.active"} {
+		if got := points(all, name); len(got) != perProcess*processes {
+			t.Errorf("%s: %d series, want %d", name, len(got), perProcess*processes)
+		}
+	}
+}
+
 // TestMetricAttributes: the series are told apart by what is asked for, no more.
 func TestMetricAttributes(t *testing.T) {
 	for _, tt := range []struct {
@@ -270,7 +308,7 @@ func TestMetricAttributes(t *testing.T) {
 	} {
 		s := newTestSignals(t, func(c *Config) { c.Metrics.Attributes = tt.attributes })
 		table := fill(s, life(1, 1, second, time.Second, 0))
-		got := points(s.metrics.collect(uint64(15*time.Second), table.Each), "tcp.connection.opened")
+		got := points(collected(s.metrics, uint64(15*time.Second), table.Each), "tcp.connection.opened")
 		if _, ok := got[tt.want]; !ok || len(got) != 1 {
 			t.Errorf("attributes %q: told %v, want %q", tt.attributes, got, tt.want)
 		}
@@ -286,7 +324,7 @@ func TestExponentialHistogram(t *testing.T) {
 			table.Apply(e, s.add)
 		}
 	}
-	md := s.metrics.collect(uint64(time.Hour), table.Each)
+	md := collected(s.metrics, uint64(time.Hour), table.Each)
 	for _, m := range md.ResourceMetrics().At(0).ScopeMetrics().At(0).Metrics().All() {
 		if m.Name() != "tcp.connection.duration" {
 			continue
@@ -301,4 +339,13 @@ func TestExponentialHistogram(t *testing.T) {
 				n, d.Count(), d.Min(), d.Max(), d.Exemplars().Len())
 		}
 	}
+}
+
+// collected gives the batches of a collection as one.
+func collected(m *metrics, now uint64, each func(func(*event.Event))) pmetric.Metrics {
+	all := pmetric.NewMetrics()
+	m.collect(now, each, func(batch pmetric.Metrics) {
+		batch.ResourceMetrics().MoveAndAppendTo(all.ResourceMetrics())
+	})
+	return all
 }

@@ -214,7 +214,7 @@ func TestLogRecordNamesExecutable(t *testing.T) {
 	if lr[attrExecutable] != "curl-with-a-long-name" || lr[attrPath] != "/usr/local/bin/curl-with-a-long-name" {
 		t.Errorf("log record of %v at %v", lr[attrExecutable], lr[attrPath])
 	}
-	m := s.metrics.collect(0, table.Each).ResourceMetrics().At(0).ScopeMetrics().At(0).Metrics()
+	m := collected(s.metrics, 0, table.Each).ResourceMetrics().At(0).ScopeMetrics().At(0).Metrics()
 	for i := range m.Len() {
 		if m.At(i).Name() != "tcp.connection.opened" {
 			continue

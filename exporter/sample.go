@@ -4,6 +4,8 @@ import (
 	"context"
 	"time"
 
+	"go.opentelemetry.io/collector/pdata/pmetric"
+
 	"github.com/connspan/connspan/internal/conn"
 )
 
@@ -88,5 +90,5 @@ func (x *Exporter) report(ctx context.Context) {
 
 // collect tells the metrics as of kernel time now.
 func (x *Exporter) collect(ctx context.Context, now uint64) {
-	x.shipMetrics(ctx, x.signals.metrics.collect(now, x.table.Each))
+	x.signals.metrics.collect(now, x.table.Each, func(batch pmetric.Metrics) { x.shipMetrics(ctx, batch) })
 }

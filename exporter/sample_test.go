@@ -141,7 +141,7 @@ func (b *batches) see(n int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.largest = max(b.largest, n)
-	if n == batchRecords {
+	if n == MaxBatch {
 		b.full++
 	}
 }
@@ -164,7 +164,7 @@ func (b *batches) consumeTraces(_ context.Context, td ptrace.Traces) error {
 }
 
 // TestBatches: however many there are to tell of at once, heartbeats of what is open or ends that are
-// found when the sockets are looked at, no consumer is given more than batchRecords of them in a call.
+// found when the sockets are looked at, no consumer is given more than MaxBatch of them in a call.
 func TestBatches(t *testing.T) {
 	const connections = 2500
 	b := &batches{}
@@ -191,10 +191,10 @@ func TestBatches(t *testing.T) {
 	goOn()
 	tr.within(20*time.Second, "all are closed", func() bool { return len(openEnds(tr.of(holder.PID()))) == 0 })
 	tr.stop()
-	if tr.stats.Synthesized <= batchRecords || b.beats < 2*connections {
+	if tr.stats.Synthesized <= MaxBatch || b.beats < 2*connections {
 		t.Fatalf("%d ends were found at once and %d heartbeats told: this test shows nothing; %+v", tr.stats.Synthesized, b.beats, tr.stats)
 	}
-	if b.largest > batchRecords || b.full == 0 {
-		t.Errorf("the largest batch has %d records, and %d have %d; want none with more, and some with as many", b.largest, b.full, batchRecords)
+	if b.largest > MaxBatch || b.full == 0 {
+		t.Errorf("the largest batch has %d records, and %d have %d; want none with more, and some with as many", b.largest, b.full, MaxBatch)
 	}
 }

@@ -35,9 +35,6 @@ func (x *Exporter) ship(ctx context.Context) {
 
 func (x *Exporter) shipMetrics(ctx context.Context, batch pmetric.Metrics) {
 	n := uint64(batch.DataPointCount())
-	if n == 0 {
-		return
-	}
 	x.told.DataPoints += n
 	give(batch, x.to.Metrics, pmetric.NewMetrics, func(c consumer.Metrics, b pmetric.Metrics) {
 		if err := c.ConsumeMetrics(ctx, b); err != nil {
