@@ -12,6 +12,7 @@ import (
 
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/confmap"
+	"go.opentelemetry.io/collector/exporter/exporterhelper"
 	"go.yaml.in/yaml/v3"
 
 	"github.com/connspan/connspan/exporter"
@@ -40,6 +41,9 @@ type storageConfig struct {
 // storedItems bounds the items of a queue that is in files, unless its own configuration does: what
 // bounds it is to be storage::max_size.
 const storedItems = 10_000_000
+
+// itemOctets is what an item of a batch has, about, in protobuf.
+const itemOctets = 2048
 
 func newDefaultConfig() *config {
 	return &config{
@@ -146,7 +150,7 @@ func (c *config) validate() error {
 	errs := []error{c.Exporter.Validate(), c.Storage.validate(), c.Telemetry.Validate()}
 	for _, id := range c.exporterIDs() {
 		path := "exporters::" + id.String()
-		errs = append(errs, locate(confmap.Validate(c.Exporters[id]), path), blocking(c.Exporters[id], path))
+		errs = append(errs, locate(confmap.Validate(c.Exporters[id]), path), blocking(c.Exporters[id], path), narrow(c.Exporters[id], path))
 	}
 	if c.Telemetry.Logs.OTLP && !slices.ContainsFunc(c.exporterIDs(), overOTLP) {
 		errs = append(errs, errors.New("telemetry::logs::otlp: true, want an exporter that is otlp or otlphttp"))
@@ -185,6 +189,23 @@ func blocking(cfg component.Config, path string) error {
 		return fmt.Errorf("%swait_for_result: true, want false: the tracer would wait for the server", path)
 	case queue.BlockOnOverflow:
 		return fmt.Errorf("%sblock_on_overflow: true, want false: the tracer would wait for the server", path)
+	}
+	return nil
+}
+
+// narrow refuses the queues that a batch of the tracer may never fit into.
+func narrow(cfg component.Config, path string) error {
+	queues := queueOf(cfg)
+	if queues == nil || queues.Get() == nil {
+		return nil
+	}
+	queue := queues.Get()
+	least := map[exporterhelper.RequestSizerType]int64{
+		exporterhelper.RequestSizerTypeItems: exporter.MaxBatch,
+		exporterhelper.RequestSizerTypeBytes: exporter.MaxBatch * itemOctets,
+	}
+	if want := least[queue.Sizer]; queue.QueueSize > 0 && queue.QueueSize < want {
+		return fmt.Errorf("%s::sending_queue::queue_size: %d, want at least %d: a batch", path, queue.QueueSize, want)
 	}
 	return nil
 }
