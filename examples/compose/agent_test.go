@@ -218,12 +218,12 @@ func failuresIn(ld plog.Logs) (all []plog.LogRecord) {
 }
 
 // TestTrouble: what connspan could not deliver shows on its dashboard. One exporter has no room for more than one
-// record, the other does not try twice, and nobody is there to take anything.
+// batch, the other does not try twice, and nobody is there to take anything.
 func TestTrouble(t *testing.T) {
 	p := startPrometheus(t)
 	startAgent(t, faster(t, fmt.Sprintf(`
 exporters:
-  otlp/full: {endpoint: "%[1]s:1", tls: {insecure: true}, sending_queue: {queue_size: 1}}
+  otlp/full: {endpoint: "%[1]s:1", tls: {insecure: true}, sending_queue: {sizer: requests, queue_size: 1}}
   otlp/once: {endpoint: "%[1]s:1", tls: {insecure: true}, retry_on_failure: {enabled: false}}
 `, loopback)))
 	talk(t, 20)()

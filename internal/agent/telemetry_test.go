@@ -189,7 +189,7 @@ func TestFullQueue(t *testing.T) {
 	r := start(t, "--config", write(t, `
 metrics: {interval: 0s}
 traces: {sample_ratio: 0}
-exporters: {otlp: {endpoint: '`+address+`', tls: {insecure: true}, sending_queue: {queue_size: 5}}}
+exporters: {otlp: {endpoint: '`+address+`', tls: {insecure: true}, sending_queue: {sizer: requests, queue_size: 3}}}
 telemetry: {address: '127.0.0.1:0', logs: {otlp: true}}
 `))
 	reasons := []string{"records refused by an exporter: ", "exporter otlp (logs): rpc error: ", "exporter otlp (logs): queue "}
