@@ -38,11 +38,11 @@ order: test-packages ## a table: CPUs sleep inside the tracer, events are sorted
 	@out=$$($(AS_ROOT) $(GO) test -count=1 -v -run '^TestOrder$$' ./exporter) || { echo "$$out"; exit 1; }; \
 	sed -n '/out of order/,/^$$/p' <<<"$$out"
 
-# Lines of Debian kernels, newest, or all.
-KERNELS ?= 5.10 6.1 $(if $(SHORT),,6.12) newest
+# Lines of Debian kernels, newest, or all; of another architecture: newest:arm64.
+KERNELS ?= 5.10 6.1 $(if $(SHORT),newest,6.12 newest newest:arm64)
 .PHONY: test-kernels
-test-kernels: kernel-packages ## the tests of the kernel in virtual machines with KERNELS="6.1 newest", or all; SHORT=1: fewer
-	$(GO) run ./internal/vm $(if $(SHORT),-short,-page docs/kernels.md) $(KERNELS)
+test-kernels: kernel-packages ## the tests of the kernel in virtual machines with KERNELS="6.1 newest", or all; SHORT=1: fewer; RESUME=1
+	$(GO) run ./internal/vm $(if $(SHORT),-short,-page docs/kernels.md) $(if $(RESUME),-resume) $(KERNELS)
 
 .PHONY: model
 model: ## the protocol of the order and its mutants, checked with Spin (some minutes, 3 GB)
@@ -79,7 +79,8 @@ generate: build-packages ## the BPF objects and their Go, from bpf/
 
 .PHONY: fuzz
 fuzz: ## a minute of fuzzing the decoder
-	$(GO) test -run '^$$' -fuzz FuzzDecode -fuzztime 60s ./internal/event
+	$(GO) test -run '^$$' -fuzz 'FuzzDecode$$' -fuzztime 60s ./internal/event
+	$(GO) test -run '^$$' -fuzz FuzzDecodeProcess -fuzztime 60s ./internal/event
 
 # The packages that a target needs, installed where they are missing and apt is there to do it.
 .PHONY: build-packages test-packages kernel-packages

@@ -51,6 +51,7 @@ enum {
 	BPF_MAP_TYPE_ARRAY_OF_MAPS = 12,
 	BPF_MAP_TYPE_SK_STORAGE = 24,
 	BPF_MAP_TYPE_RINGBUF = 27,
+	BPF_MAP_TYPE_TASK_STORAGE = 29,
 };
 enum {
 	BPF_F_NO_PREALLOC = 1U << 0,
@@ -62,6 +63,7 @@ enum {
 };
 enum {
 	BPF_SK_STORAGE_GET_F_CREATE = 1ULL << 0,
+	BPF_LOCAL_STORAGE_GET_F_CREATE = 1ULL << 0,
 };
 enum {
 	BPF_RB_NO_WAKEUP = 1ULL << 0,
@@ -173,17 +175,83 @@ struct mptcp_sock {
 	struct sock *first;
 };
 
+struct qstr {
+	const unsigned char *name;
+};
+
+struct dentry {
+	struct dentry *d_parent;
+	struct qstr d_name;
+};
+
+struct vfsmount {
+	struct dentry *mnt_root;
+};
+
+/* fs/mount.h */
+struct mount {
+	struct mount *mnt_parent;
+	struct dentry *mnt_mountpoint;
+	struct vfsmount mnt;
+};
+
+struct path {
+	struct vfsmount *mnt;
+	struct dentry *dentry;
+};
+
+struct file {
+	struct path f_path;
+};
+
+struct mm_struct {
+	struct file *exe_file;
+};
+
+struct kernfs_node {
+	struct kernfs_node *__parent;
+	const char *name;
+};
+
+struct kernfs_node___before_6_15 {
+	struct kernfs_node *parent;
+};
+
+struct cgroup_root;
+
+struct cgroup {
+	struct kernfs_node *kn;
+	struct cgroup_root *root;
+};
+
+struct cgroup_subsys_state {
+	struct cgroup *cgroup;
+};
+
+enum cgroup_subsys_id {
+	pids_cgrp_id = 1, /* which they are depends on the kernel's configuration */
+	memory_cgrp_id,
+};
+
+struct css_set {
+	struct cgroup_subsys_state *subsys[1]; /* for each cgroup_subsys_id */
+	struct cgroup *dfl_cgrp;
+};
+
 struct task_struct {
 	const struct cred *cred;
 	unsigned int flags;
 	int tgid;
+	__u32 self_exec_id;
 	__u64 start_boottime;
 	struct task_struct *group_leader;
+	struct task_struct *real_parent;
+	struct mm_struct *mm;
+	struct css_set *cgroups;
 	char comm[16];
 };
 
 struct seq_file;
-struct file;
 
 /* The contexts of iterators: include/linux/bpf.h, kernel/bpf/task_iter.c, net/ipv4/tcp_ipv4.c, net/core/bpf_sk_storage.c */
 struct bpf_iter_meta {

@@ -69,7 +69,9 @@ struct cpu {
 	__u64 rescued;	  /* transitions that fell to the second program */
 	__u64 retried;	  /* of these: the first had no memory; the others it was skipped for */
 	__u64 foreign;	  /* transitions of no TCP connection: the second's runs less the first's */
-	__u64 _pad[6];
+	__u64 processes;  /* records of processes handed to the ring */
+	__u64 unnamed;	  /* the same, for which there was no room */
+	__u64 _pad[4];
 };
 
 struct {

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* What crosses the ring buffers: one fixed-size record per event. internal/event decodes it. */
+/*
+ * What crosses the ring buffers: one record of a fixed size per event, and one of another size for each
+ * process that owns a connection. internal/event decodes both.
+ */
 #ifndef CONNSPAN_RECORD_H
 #define CONNSPAN_RECORD_H
 
@@ -88,5 +91,32 @@ struct record {
 };
 
 _Static_assert(sizeof(struct record) == 184, "record has implicit padding");
+
+#define PATH_ROOM 512
+#define PART_ROOM 256 /* NAME_MAX, and a NUL */
+
+/* A path as its names, each with a NUL behind it, the last name first. */
+struct path_record {
+	__u16 len;
+	__u8 whole; /* 1: nothing is missing at the path's beginning */
+	__u8 _pad[5];
+	char parts[PATH_ROOM];
+};
+
+/* A process, when it first owns a connection. */
+struct process_record {
+	__u64 started; /* ns since boot, suspend included */
+	__u32 pid;     /* thread group */
+	__u32 parent;  /* likewise */
+	__u32 uid;
+	__u32 _pad;
+	char comm[COMM_LEN]; /* of its main thread; any bytes */
+	struct path_record executable;
+	struct path_record unified; /* control group, of version 2 */
+	struct path_record
+	    legacy; /* the same of version 1, of the controller pids; empty where there is none */
+};
+
+_Static_assert(sizeof(struct process_record) == 40 + 3 * 520, "process_record has implicit padding");
 
 #endif

@@ -3,7 +3,7 @@
 #ifndef CONNSPAN_STATE_H
 #define CONNSPAN_STATE_H
 
-#include "emit.h"
+#include "process.h"
 
 #include <bpf/bpf_endian.h>
 
@@ -27,7 +27,12 @@ static __always_inline void own_task(struct conn *c, struct task_struct *task, _
 /* Only where a process itself drives the socket: in softirq, current is whoever was interrupted. */
 static __always_inline void own(struct conn *c, enum owner_source source)
 {
-	own_task(c, bpf_get_current_task_btf(), (__u32)bpf_get_current_uid_gid(), source);
+	struct task_struct *task = bpf_get_current_task_btf();
+	__u32 uid = (__u32)bpf_get_current_uid_gid();
+
+	own_task(c, task, uid, source);
+	if (!(c->flags & FLAG_EXCLUDED))
+		tell_process(task, uid);
 }
 
 /*

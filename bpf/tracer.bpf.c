@@ -147,5 +147,6 @@ int introduce(void *args)
 	return 0;
 }
 
-/* Keeps the type in the object's BTF, where the loader compares it with its decoder. */
+/* Keep the types in the object's BTF, where the loader compares them with its decoder. */
 const struct record *unused_record __attribute__((unused));
+const struct process_record *unused_process_record __attribute__((unused));

@@ -58,12 +58,14 @@ type Exporter struct {
 	loss      *loss
 	event     event.Event // the one being decoded
 	malformed uint64
-	running   bool
-	told      Told
-	refusals  *refusals
-	stats     atomic.Pointer[Stats] // as of the last round
-	observed  []metric.Registration // of Stats
-	last      atomic.Pointer[Stats] // from Close on
+
+	introduced, misnamed uint64 // records of processes, and those of them that could not be decoded
+	running              bool
+	told                 Told
+	refusals             *refusals
+	stats                atomic.Pointer[Stats] // as of the last round
+	observed             []metric.Registration // of Stats
+	last                 atomic.Pointer[Stats] // from Close on
 }
 
 // New loads the BPF programs and attaches them: when it returns, every connection is seen, though
@@ -173,9 +175,13 @@ func (x *Exporter) round(ctx context.Context) error {
 	return nil
 }
 
-// take decodes a sample of the ring of cpu and gives it to the merge. It looks at the owner now, not when
-// the event is told: what has been waited for may have exited.
+// take decodes a sample of the ring of cpu. An event goes to the merge, but its owner is looked at now, not
+// when the event is told: what has been waited for may have exited.
 func (x *Exporter) take(cpu int, sample []byte) {
+	if len(sample) == event.ProcessSize {
+		x.introduce(sample)
+		return
+	}
 	if err := event.Decode(sample, cpu, &x.event); err != nil {
 		x.malformed++
 		return
@@ -183,6 +189,18 @@ func (x *Exporter) take(cpu int, sample []byte) {
 	x.loss.sequences[cpu].See(x.event.Seq, x.event.Time)
 	x.processes.find(ownerOf(&x.event))
 	x.merge.Push(&x.event)
+}
+
+// introduce takes in the record of a process. It has been read before any event of that process is told:
+// it was in a ring before the first of them was stamped.
+func (x *Exporter) introduce(sample []byte) {
+	x.introduced++
+	process, err := event.DecodeProcess(sample)
+	if err != nil {
+		x.misnamed++
+		return
+	}
+	x.processes.introduce(&process)
 }
 
 func (x *Exporter) apply(ctx context.Context, e *event.Event) {

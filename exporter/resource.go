@@ -38,7 +38,8 @@ type resources struct {
 	services   []service
 	command    bool // tell process.command_args
 	// find says what is known of a process: never nil, and quick where it was asked before.
-	find func(owner.ID) *owner.Process
+	find  func(owner.ID) *owner.Process
+	known *owner.Processes // whom to introduce processes to
 }
 
 // newResources looks at this host. Where it cannot look at the processes, it says so and goes on.
@@ -52,16 +53,20 @@ func newResources(cfg ResourceConfig, logger *slog.Logger) (*resources, error) {
 		Redact:      cfg.Redact, Environment: cfg.Environment,
 	})
 	if err != nil {
-		logger.Warn("of the traced processes no more is told than what the kernel calls them; to tell more, run in the host's PID namespace", "error", err)
-		return describe(cfg, base, unnamed), nil
+		logger.Warn("of the traced processes no more is told than what the kernel says of those that open connections from now on; to tell more, run in the host's PID namespace", "error", err)
 	}
-	return describe(cfg, base, processes.Find), nil
+	rs := describe(cfg, base, processes.Find)
+	rs.known = processes
+	return rs, nil
 }
 
-// unnamed is for where nothing can be known of processes.
-func unnamed(owner.ID) *owner.Process { return &nothing }
-
-var nothing owner.Process
+// introduce makes a process known by what the kernel says of it, which may be all that is left of it.
+func (rs *resources) introduce(p *event.Process) {
+	rs.known.Introduce(owner.Introduction{
+		ID:        owner.ID{PID: p.PID, UID: p.UID, Started: p.Started, Comm: p.Comm},
+		ParentPID: p.Parent, Executable: p.Executable, Groups: []string{p.Unified, p.Legacy},
+	})
+}
 
 // describe makes resources of what newResource and a source of processes give.
 func describe(cfg ResourceConfig, base pcommon.Map, find func(owner.ID) *owner.Process) *resources {

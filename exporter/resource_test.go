@@ -2,15 +2,11 @@ package exporter
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"maps"
-	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -31,7 +27,7 @@ func known(o owner.ID) *owner.Process {
 	if p, ok := processes[o.PID]; ok {
 		return p
 	}
-	return unnamed(o)
+	return &owner.Process{}
 }
 
 var processes = map[uint32]*owner.Process{
@@ -52,7 +48,7 @@ var processes = map[uint32]*owner.Process{
 
 func attributesOf(cfg ResourceConfig, base pcommon.Map, o owner.ID, p *owner.Process) map[string]any {
 	m := pcommon.NewMap()
-	describe(cfg, base, unnamed).fill(m, o, p)
+	describe(cfg, base, func(owner.ID) *owner.Process { return &owner.Process{} }).fill(m, o, p)
 	return m.AsRaw()
 }
 
@@ -237,7 +233,7 @@ func TestLookedAtWhenRead(t *testing.T) {
 	x := &Exporter{merge: m, loss: newLoss(1, slog.New(slog.DiscardHandler))}
 	x.processes = describe(ResourceConfig{}, hostOnly(), func(o owner.ID) *owner.Process {
 		looked = append(looked, o.PID)
-		return unnamed(o)
+		return &owner.Process{}
 	})
 	sample := make([]byte, event.Size)
 	sample[76], sample[80], sample[172] = 1, 42, 2 // ordinal, pid, family
@@ -331,89 +327,4 @@ func TestResourceOfProcess(t *testing.T) {
 			}
 		})
 	}
-}
-
-// TestShortLived: of processes that connect once and exit at once, all are named, and what more is told
-// of them is right.
-func TestShortLived(t *testing.T) {
-	const n, id = 2000, "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
-	bash, err := exec.LookPath("bash")
-	if err != nil {
-		t.Skip(err)
-	}
-	if bash, err = filepath.EvalSymlinks(bash); err != nil {
-		t.Fatal(err)
-	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	go func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			c.Close()
-		}
-	}()
-	told := resourcesOf(t, nil)
-	group := inGroup(t, "docker/"+id)
-	script := fmt.Sprintf(`[ -z "$1" ] || echo $$ >"$1/cgroup.procs"; for ((i = 0; i < %d; i++)); do (exec 3<>/dev/tcp/127.0.0.1/%d; echo $BASHPID); done`,
-		n, ln.Addr().(*net.TCPAddr).Port)
-	out, err := exec.Command(bash, "-c", script, "bash", group).Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	resources := told()
-	pids := strings.Fields(string(out))
-	named, located, grouped := 0, 0, 0
-	for _, text := range pids {
-		var pid int64
-		if _, err := fmt.Sscan(text, &pid); err != nil {
-			t.Fatal(err)
-		}
-		r := resources[pid]
-		if r[attrExecutable] == filepath.Base(bash) && r[attrServiceName] == filepath.Base(bash) {
-			named++
-		}
-		if path, ok := r[attrPath]; ok {
-			located++
-			if path != bash {
-				t.Errorf("process %d executes %v, want %s", pid, path, bash)
-			}
-		}
-		if container, ok := r["container.id"]; ok {
-			grouped++
-			if container != id {
-				t.Errorf("process %d is in %v, want %s", pid, container, id)
-			}
-		}
-	}
-	if len(pids) != n || named != n {
-		t.Errorf("%d processes, of which %d are named, want %d", len(pids), named, n)
-	}
-	t.Logf("of %d processes: %d named, %d with a path, %d with a control group", n, named, located, grouped)
-}
-
-// inGroup makes a control group, where this host lets it; else it gives nothing.
-func inGroup(t *testing.T, path string) string {
-	t.Helper()
-	for _, root := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd"} {
-		top := filepath.Join(root, fmt.Sprintf("connspan-test%d", os.Getpid()))
-		dir := filepath.Join(top, path)
-		if _, err := os.Stat(filepath.Join(root, "cgroup.procs")); err != nil || os.MkdirAll(dir, 0o755) != nil {
-			continue
-		}
-		t.Cleanup(func() {
-			for ; len(dir) >= len(top); dir = filepath.Dir(dir) {
-				if err := os.Remove(dir); err != nil {
-					t.Errorf("leaving a control group behind: %v", err)
-				}
-			}
-		})
-		return dir
-	}
-	return ""
 }

@@ -103,6 +103,21 @@ var selfMetrics = []selfMetric{
 		total(func(s *Stats) uint64 { return s.Violations }),
 	},
 	{
+		selfCounter, "connspan.process.introduced", "{process}",
+		"Records of processes read from the rings: one when a process first owns a connection, one when it does so as somebody else.",
+		total(func(s *Stats) uint64 { return s.Introduced }),
+	},
+	{
+		selfCounter, "connspan.process.malformed", "{process}",
+		"Records of processes that could not be decoded.",
+		total(func(s *Stats) uint64 { return s.Misnamed }),
+	},
+	{
+		selfCounter, "connspan.process.unnamed", "{process}",
+		"Times that a ring had no room for the record of a process; it is tried again with its next connection.",
+		total(func(s *Stats) uint64 { return s.Unnamed }),
+	},
+	{
 		selfCounter, "connspan.connection.opened", "{connection}",
 		"Connections that reached ESTABLISHED.",
 		total(func(s *Stats) uint64 { return s.Opened }),

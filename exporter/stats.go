@@ -39,6 +39,11 @@ type Stats struct {
 	Violations  uint64 // events behind a later one of the same connection; 0 unless the order is broken
 	Told
 	CPUs []CPUStats // of every possible CPU
+	// Introduced is how many records of processes were read, one when a process first owns a connection, and
+	// one when it does so as somebody else: Processes of all CPUs, once nothing moves.
+	Introduced uint64
+	Misnamed   uint64 // of Introduced: could not be decoded
+	Unnamed    uint64 // times that a ring had no room for one; it is tried again with the next connection
 	// Misses is how often the kernel skipped the first program because it was running on that CPU. The
 	// second one saw to what it missed, but for Skipped, which are in Unseen:
 	// Misses = Rescued - Retried + Foreign + Skipped over all CPUs, once nothing moves.
@@ -59,6 +64,8 @@ type CPUStats struct {
 	Rescued   uint64 // state changes that the first program missed and the second saw to
 	Retried   uint64 // of Rescued: the first had no memory for the socket's storage
 	Foreign   int64  // state changes of no TCP connection: runs of the second program less those of the first
+	Processes uint64 // records of processes put into the ring
+	Unnamed   uint64 // records of processes for which there was no room
 }
 
 // Told is what was given to the consumers, and what of it they did not take, counted once for each of
@@ -87,6 +94,7 @@ func (x *Exporter) Stats() (Stats, error) {
 	total := kernel.Total()
 	s.Lost, s.Unseen, s.Excluded = total.RingFull+total.NoRing, total.NoStorage+kernel.Skipped, total.Excluded
 	s.Misses, s.Skipped = kernel.Misses, kernel.Skipped
+	s.Unnamed = total.Unnamed
 	s.CPUs = make([]CPUStats, len(kernel.CPU))
 	for i, c := range kernel.CPU {
 		s.CPUs[i] = CPUStats(c)
@@ -102,7 +110,7 @@ func (x *Exporter) publish(now uint64) {
 		Running: x.running,
 		Opened:  table.Opened, Closed: table.Closed, Failed: table.Failed, Adopted: table.Adopted,
 		Repeated: table.Repeated, Sampled: table.Sampled, Strays: table.Strays, Synthesized: table.Synthesized,
-		Open: table.Open, Missing: x.loss.missing, Read: read, Malformed: x.malformed, Corrupt: corrupt,
+		Open: table.Open, Missing: x.loss.missing, Read: read - x.introduced, Introduced: x.introduced, Misnamed: x.misnamed, Malformed: x.malformed, Corrupt: corrupt,
 		Released: merged.Released, Pending: merged.Pending, Late: merged.Late,
 		Gaps: table.Gaps, Violations: table.Violations, Told: x.told,
 	}

@@ -24,16 +24,26 @@ var runtimes = map[string]string{
 // parents are by the directory that holds a container's, where only one runtime has such.
 var parents = map[string]string{"docker": "docker", "libpod_parent": "podman"}
 
-// ParseGroups reads a file /proc/PID/cgroup. The hierarchies of version 1 may differ: the first that
-// knows the container counts, else the first that knows the pod, or the unit.
+// ParseGroups reads a file /proc/PID/cgroup.
 func ParseGroups(text string) Group {
-	var best Group
+	var paths []string
 	for line := range strings.Lines(text) {
-		fields := strings.SplitN(strings.TrimSuffix(line, "\n"), ":", 3)
-		if len(fields) < 3 || fields[2] == best.Path {
+		if fields := strings.SplitN(strings.TrimSuffix(line, "\n"), ":", 3); len(fields) == 3 {
+			paths = append(paths, fields[2])
+		}
+	}
+	return bestGroup(paths)
+}
+
+// bestGroup: the hierarchies of version 1 may differ. The first that knows the container counts, else the
+// first that knows the pod, or the unit.
+func bestGroup(paths []string) Group {
+	var best Group
+	for _, path := range paths {
+		if path == best.Path {
 			continue
 		}
-		if g := ParseGroup(fields[2]); g.rank() > best.rank() {
+		if g := ParseGroup(path); g.rank() > best.rank() {
 			best = g
 		}
 	}

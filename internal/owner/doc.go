@@ -1,6 +1,6 @@
 // Package owner says what a process is that owns a connection: its executable, its container and
-// unit, its user, and what its own environment calls it. It reads /proc, as early as it is asked to:
-// of a process that has exited, little or nothing is left.
+// unit, its user, and what its own environment calls it. It reads /proc, as early as it is asked to.
+// Of a process that has exited by then nothing is left there but what it was introduced with.
 //
 // Text is as the process or its host has it: bounded, but any octets.
 package owner
@@ -22,6 +22,14 @@ type Process struct {
 	Group      Group
 	// Attributes are those of its own OTEL_RESOURCE_ATTRIBUTES, with OTEL_SERVICE_NAME as service.name.
 	Attributes map[string]string
+}
+
+// An Introduction is what the kernel says of a process when it first owns a connection.
+type Introduction struct {
+	ID
+	ParentPID  uint32
+	Executable string   // path; empty where it is not known
+	Groups     []string // paths of its control groups, in any number of hierarchies
 }
 
 // Config says what to read beside the rest.

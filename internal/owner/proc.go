@@ -142,13 +142,21 @@ func (p *process) text(name string, limit int) string {
 	return text
 }
 
-// executable is the path of what it executes. A zombie has none, nor has what is in memory alone.
+// executable is the path of what it executes. A zombie has none.
 func (p *process) executable() string {
 	path, err := p.dir.Readlink("exe")
-	if err != nil || strings.HasPrefix(path, "/memfd:") {
+	if err != nil {
 		return ""
 	}
-	return strings.TrimSuffix(path, " (deleted)")
+	return executable(strings.TrimSuffix(path, " (deleted)"))
+}
+
+// executable leaves out what is in memory alone.
+func executable(path string) string {
+	if strings.HasPrefix(path, "/memfd:") {
+		return ""
+	}
+	return path
 }
 
 const maxStat = 1024

@@ -25,6 +25,7 @@ var unknown = &Process{}
 type Processes struct {
 	cfg      Config
 	source   source
+	blind    bool // the source is no use
 	users    users
 	redact   redactor
 	patience time.Duration
@@ -36,18 +37,19 @@ type Processes struct {
 type entry struct {
 	process *Process
 	id      ID
+	found   bool            // process has been read
 	coming  <-chan *Process // what took too long to wait for; nil: nothing did
-	retry   time.Time       // when an unknown process is to be read again
+	retry   time.Time       // when a process that was not found is to be read again
 }
 
 // New fails where pids that the kernel tells cannot be found in /proc: this process is not in the
-// initial PID namespace, or there is no /proc.
+// initial PID namespace, or there is no /proc. Then it gives Processes all the same, which know those
+// that are introduced.
 func New(cfg Config) (*Processes, error) {
 	s, err := openSource()
-	if err != nil {
-		return nil, err
-	}
-	return newProcesses(cfg, s), nil
+	ps := newProcesses(cfg, s)
+	ps.blind = err != nil
+	return ps, err
 }
 
 func newProcesses(cfg Config, s source) *Processes {
@@ -66,6 +68,26 @@ func (ps *Processes) Find(id ID) *Process {
 	if id.PID == 0 {
 		return unknown
 	}
+	e := ps.entry(id)
+	if !e.found {
+		ps.look(e)
+	}
+	return e.process
+}
+
+// Introduce is told what the kernel says of a process, which may have exited since, or execute something
+// else now. Find then gives at least that.
+func (ps *Processes) Introduce(i Introduction) {
+	p := &Process{ParentPID: i.ParentPID, Executable: executable(i.Executable), Group: bestGroup(i.Groups)}
+	if !p.Group.contained() {
+		p.User = ps.users.name(i.UID)
+	}
+	e := ps.entry(i.ID)
+	e.process, e.found, e.coming, e.retry = p, false, nil, time.Time{}
+	ps.look(e)
+}
+
+func (ps *Processes) entry(id ID) *entry {
 	at, ok := ps.entries[id]
 	if !ok {
 		at = ps.recent.PushFront(&entry{id: id, process: unknown})
@@ -75,11 +97,7 @@ func (ps *Processes) Find(id ID) *Process {
 		}
 	}
 	ps.recent.MoveToFront(at)
-	e := at.Value.(*entry)
-	if e.process == unknown {
-		ps.look(e)
-	}
-	return e.process
+	return at.Value.(*entry)
 }
 
 func (ps *Processes) forget(at *list.Element) {
@@ -97,7 +115,7 @@ func (ps *Processes) look(e *entry) {
 		}
 		return
 	}
-	if time.Now().Before(e.retry) {
+	if ps.blind || time.Now().Before(e.retry) {
 		return
 	}
 	select {
@@ -120,8 +138,17 @@ func (ps *Processes) look(e *entry) {
 	}
 }
 
-func (e *entry) settle(p *Process) {
-	e.process, e.coming, e.retry = p, nil, time.Now().Add(retryAfter)
+// settle takes what was read, unless the process executes something else by now than when it was introduced:
+// its connections were made by what it was then.
+func (e *entry) settle(read *Process) {
+	e.coming, e.retry = nil, time.Now().Add(retryAfter)
+	if read == unknown {
+		return
+	}
+	e.found = true
+	if e.process.Executable == "" || e.process.Executable == read.Executable {
+		e.process = read
+	}
 }
 
 func (ps *Processes) read(id ID) *Process {

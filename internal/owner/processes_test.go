@@ -600,3 +600,60 @@ func BenchmarkFind(b *testing.B) {
 		}
 	})
 }
+
+// introduction is what the kernel would say of a process that executes this test.
+func introduction(t *testing.T, id ID) Introduction {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return Introduction{ID: id, ParentPID: 7, Executable: self, Groups: []string{"/", "/system.slice/a.service"}}
+}
+
+// TestIntroduce: what the kernel has said is known of who has exited; of others more.
+func TestIntroduce(t *testing.T) {
+	ps := newTest(t, Config{Environment: true})
+	c := start(t, func(cmd *exec.Cmd) { cmd.Env = append(cmd.Env, "OTEL_SERVICE_NAME=orders") })
+	alive := introduction(t, idOf(t, c.cmd.Process.Pid))
+	ps.Introduce(alive)
+	if got := ps.Find(alive.ID); got.Attributes["service.name"] != "orders" || got.Executable != alive.Executable || got.ParentPID != uint32(os.Getpid()) {
+		t.Errorf("of a process that runs: %+v, want all that there is", got)
+	}
+	gone := introduction(t, ID{PID: 1 << 30, Started: 1, UID: 0})
+	if got := ps.Find(gone.ID); got.Executable != "" {
+		t.Errorf("of a process that nobody knows: %+v", got)
+	}
+	ps.Introduce(gone)
+	want := &Process{ParentPID: 7, Executable: gone.Executable, User: "root", Group: Group{Path: "/system.slice/a.service", Unit: "a.service"}}
+	if d := cmp.Diff(want, ps.Find(gone.ID)); d != "" {
+		t.Errorf("of a process that has exited (-want +got):\n%s", d)
+	}
+	// It goes on as something else: what it is now has made none of its connections.
+	alive.Executable = "/usr/bin/before"
+	ps.Introduce(alive)
+	if got := ps.Find(alive.ID); got.Executable != alive.Executable || got.Attributes != nil {
+		t.Errorf("of a process that executes something else: %+v, want what it was introduced as", got)
+	}
+	// And connects again.
+	alive = introduction(t, alive.ID)
+	ps.Introduce(alive)
+	if got := ps.Find(alive.ID); got.Executable != alive.Executable || got.Attributes["service.name"] != "orders" {
+		t.Errorf("introduced again: %+v, want it as it is now", got)
+	}
+}
+
+// TestIntroduceBlind: where /proc is no use, the kernel's word is all there is.
+func TestIntroduceBlind(t *testing.T) {
+	ps := newProcesses(Config{}, source{path: t.TempDir()})
+	ps.blind = true
+	i := introduction(t, ID{PID: 1, Started: 1})
+	i.Executable = "/memfd:x"
+	if got := ps.Find(i.ID); got != unknown {
+		t.Errorf("got %+v, want nothing", got)
+	}
+	ps.Introduce(i)
+	if got := ps.Find(i.ID); got.Group.Unit != "a.service" || got.Executable != "" {
+		t.Errorf("got %+v, want the unit, and no executable of what is in memory alone", got)
+	}
+}

@@ -19,10 +19,12 @@ type CPUStats struct {
 	Rescued   uint64 // state changes that the first program missed and the second saw to
 	Retried   uint64 // of Rescued: the first had no memory for the socket's storage
 	Foreign   int64  // state changes of no TCP connection: runs of the second program less those of the first
+	Processes uint64 // records of processes put into the ring
+	Unnamed   uint64 // times that there was no room for one; it is tried again with the process's next connection
 }
 
-// Stats are totals since Load. Submitted over all CPUs = Read, once the rings are drained and
-// as long as Corrupt is 0.
+// Stats are totals since Load. Submitted + Processes over all CPUs = Read, once the rings are drained
+// and as long as Corrupt is 0.
 type Stats struct {
 	CPU     []CPUStats
 	Read    uint64 // samples handed out by Drain
@@ -63,6 +65,8 @@ func (c *tracerCpu) stats() CPUStats {
 		Rescued:   atomic.LoadUint64(&c.Rescued),
 		Retried:   atomic.LoadUint64(&c.Retried),
 		Foreign:   int64(atomic.LoadUint64(&c.Foreign)),
+		Processes: atomic.LoadUint64(&c.Processes),
+		Unnamed:   atomic.LoadUint64(&c.Unnamed),
 	}
 }
 
@@ -76,6 +80,8 @@ func (s *CPUStats) add(c CPUStats) {
 	s.Rescued += c.Rescued
 	s.Retried += c.Retried
 	s.Foreign += c.Foreign
+	s.Processes += c.Processes
+	s.Unnamed += c.Unnamed
 }
 
 func (t *Tracer) misses() (uint64, error) {

@@ -5,6 +5,8 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
@@ -75,6 +77,124 @@ func TestLayout(t *testing.T) {
 	}
 }
 
+// TestProcessLayout is TestLayout for the records of processes.
+func TestProcessLayout(t *testing.T) {
+	r := tracerProcessRecord{
+		Started: 1, Pid: 2, Parent: 3, Uid: 4, Comm: [16]int8{'a'},
+		Executable: path("sh\x00bin\x00", 1), Unified: path("b.service\x00system.slice\x00", 1), Legacy: path("c\x00", 0),
+	}
+	got, err := event.DecodeProcess(unsafe.Slice((*byte)(unsafe.Pointer(&r)), unsafe.Sizeof(r)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := event.Process{
+		Started: 1, PID: 2, Parent: 3, UID: 4, Comm: event.Comm{'a'},
+		Executable: "/bin/sh", Unified: "/system.slice/b.service", Legacy: "/c",
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("decoded struct process_record (-C +Go):\n%s", d)
+	}
+}
+
+func path(parts string, whole uint8) (p tracerPathRecord) {
+	p.Len, p.Whole = uint16(len(parts)), whole
+	for i := range len(parts) {
+		p.Parts[i] = int8(parts[i])
+	}
+	return p
+}
+
+// TestProcesses: each process is told of when it first owns a connection, as /proc has it, and once.
+func TestProcesses(t *testing.T) {
+	blind := actor.Blind(t)
+	tr := mustAttach(t, Config{})
+	const processes = 20
+	told := map[uint32][]event.Process{}
+	for range processes {
+		p := actor.Start(t, "crowd", actor.Plan{Listen: "127.0.0.1:0", How: actor.ClientCloses, Connections: 3, Workers: 1})
+		p.Report()
+		p.Wait()
+	}
+	if blind() > 0 {
+		t.Skip("programs did not run on threads of pid 1")
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tr.Drain(func(_ int, sample []byte) {
+		if len(sample) != event.ProcessSize {
+			return
+		}
+		p, err := event.DecodeProcess(sample)
+		if err != nil {
+			t.Fatal(err)
+		}
+		told[p.PID] = append(told[p.PID], p)
+	})
+	n := 0
+	for pid, ps := range told {
+		if ps[0].Executable != self {
+			continue // another's on this host
+		}
+		n++
+		if len(ps) != 1 || ps[0].Parent != uint32(os.Getpid()) || ps[0].Comm.String() == "" || ps[0].Started == 0 {
+			t.Errorf("process %d: told %+v, want it once, as a child of %d", pid, ps, os.Getpid())
+		}
+	}
+	if n != processes {
+		t.Errorf("told of %d processes, want %d: %v", n, processes, told)
+	}
+}
+
+// TestProcessBelowMounts: the path of an executable goes through all mounts that it is in, as /proc has it.
+func TestProcessBelowMounts(t *testing.T) {
+	bash, err := os.ReadFile("/bin/bash")
+	if err != nil {
+		t.Skip("needs bash, whose /dev/tcp connects without another program: ", err)
+	}
+	blind := actor.Blind(t)
+	tr := mustAttach(t, Config{})
+	above, below := filepath.Join(t.TempDir(), "above"), filepath.Join("a", "below")
+	mountTmpfs(t, above)
+	mountTmpfs(t, filepath.Join(above, below))
+	program := filepath.Join(above, below, "program")
+	if err := os.WriteFile(program, bash, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command(program, "-c", "readlink /proc/$$/exe; exec 3<>/dev/tcp/127.0.0.1/1").Output()
+	if want := program + "\n"; string(out) != want {
+		t.Fatalf("/proc says %q, %v, want %q", out, err, want)
+	}
+	if blind() > 0 {
+		t.Skip("programs did not run on threads of pid 1")
+	}
+	var told []string
+	tr.Drain(func(_ int, sample []byte) {
+		if p, err := event.DecodeProcess(sample); err == nil && p.Parent == uint32(os.Getpid()) {
+			told = append(told, p.Executable)
+		}
+	})
+	if d := cmp.Diff([]string{program}, told); d != "" {
+		t.Errorf("executables (-want +told):\n%s", d)
+	}
+}
+
+func mountTmpfs(t *testing.T, dir string) {
+	t.Helper()
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, ""); err != nil {
+		t.Skip("needs the right to mount: ", err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // TestOwnProcessIsLeftOut: the tracer's own connections are counted, and nothing else.
 func TestOwnProcessIsLeftOut(t *testing.T) {
 	tr := mustAttach(t, Config{})
@@ -133,9 +253,9 @@ func TestCountersAddUp(t *testing.T) {
 	if unseen := blind(); total.RingFull == 0 || total.Numbered < uint64(800-unseen) {
 		t.Errorf("%+v, want 800 events or more, less at most %d, and some of them lost", total, unseen)
 	}
-	if total.Numbered != total.Submitted+total.RingFull+total.NoRing || total.Submitted != s.Read || s.Read != read {
-		t.Errorf("numbered %d, submitted %d, lost %d, read %d and %d: want them to add up",
-			total.Numbered, total.Submitted, total.RingFull+total.NoRing, s.Read, read)
+	if total.Numbered != total.Submitted+total.RingFull+total.NoRing || total.Submitted+total.Processes != s.Read || s.Read != read {
+		t.Errorf("numbered %d, submitted %d and %d processes, lost %d, read %d and %d: want them to add up",
+			total.Numbered, total.Submitted, total.Processes, total.RingFull+total.NoRing, s.Read, read)
 	}
 }
 

@@ -60,12 +60,35 @@ type tracerCpu struct {
 	Rescued   uint64
 	Retried   uint64
 	Foreign   uint64
-	Pad       [6]uint64
+	Processes uint64
+	Unnamed   uint64
+	Pad       [4]uint64
 }
 
 type tracerNowArgs struct {
 	_   structs.HostLayout
 	Now uint64
+}
+
+type tracerPathRecord struct {
+	_     structs.HostLayout
+	Len   uint16
+	Whole uint8
+	Pad   [5]uint8
+	Parts [512]int8
+}
+
+type tracerProcessRecord struct {
+	_          structs.HostLayout
+	Started    uint64
+	Pid        uint32
+	Parent     uint32
+	Uid        uint32
+	Pad        uint32
+	Comm       [16]int8
+	Executable tracerPathRecord
+	Unified    tracerPathRecord
+	Legacy     tracerPathRecord
 }
 
 type tracerRecord struct {
@@ -107,31 +130,40 @@ type tracerRecord struct {
 	Flags         uint16
 }
 
+type tracerTold struct {
+	_     structs.HostLayout
+	Uid   uint32
+	Execs uint32
+	Comm  [2]uint64
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	tracerMapConns          = "conns"
-	tracerMapControls       = "controls"
-	tracerMapCpus           = "cpus"
-	tracerMapRings          = "rings"
-	tracerMapSubflows       = "subflows"
-	tracerProgAdoptStored   = "adopt_stored"
-	tracerProgFirst         = "first"
-	tracerProgIntroduce     = "introduce"
-	tracerProgListStored    = "list_stored"
-	tracerProgNow           = "now"
-	tracerProgRememberFiles = "remember_files"
-	tracerProgRememberTcp   = "remember_tcp"
-	tracerProgSampleStored  = "sample_stored"
-	tracerProgSecond        = "second"
-	tracerVarListSlot       = "list_slot"
-	tracerVarStallCpu       = "stall_cpu"
-	tracerVarStallEvery     = "stall_every"
-	tracerVarStallNs        = "stall_ns"
-	tracerVarStallTurn      = "stall_turn"
-	tracerVarStalls         = "stalls"
-	tracerVarUnusedRecord   = "unused_record"
+	tracerMapConns               = "conns"
+	tracerMapControls            = "controls"
+	tracerMapCpus                = "cpus"
+	tracerMapProcesses           = "processes"
+	tracerMapRings               = "rings"
+	tracerMapSubflows            = "subflows"
+	tracerProgAdoptStored        = "adopt_stored"
+	tracerProgFirst              = "first"
+	tracerProgIntroduce          = "introduce"
+	tracerProgListStored         = "list_stored"
+	tracerProgNow                = "now"
+	tracerProgRememberFiles      = "remember_files"
+	tracerProgRememberTcp        = "remember_tcp"
+	tracerProgSampleStored       = "sample_stored"
+	tracerProgSecond             = "second"
+	tracerVarListSlot            = "list_slot"
+	tracerVarStallCpu            = "stall_cpu"
+	tracerVarStallEvery          = "stall_every"
+	tracerVarStallNs             = "stall_ns"
+	tracerVarStallTurn           = "stall_turn"
+	tracerVarStalls              = "stalls"
+	tracerVarUnusedProcessRecord = "unused_process_record"
+	tracerVarUnusedRecord        = "unused_record"
 )
 
 // loadTracer returns the embedded CollectionSpec for tracer.
@@ -191,24 +223,26 @@ type tracerProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type tracerMapSpecs struct {
-	Conns    *ebpf.MapSpec `ebpf:"conns"`
-	Controls *ebpf.MapSpec `ebpf:"controls"`
-	Cpus     *ebpf.MapSpec `ebpf:"cpus"`
-	Rings    *ebpf.MapSpec `ebpf:"rings"`
-	Subflows *ebpf.MapSpec `ebpf:"subflows"`
+	Conns     *ebpf.MapSpec `ebpf:"conns"`
+	Controls  *ebpf.MapSpec `ebpf:"controls"`
+	Cpus      *ebpf.MapSpec `ebpf:"cpus"`
+	Processes *ebpf.MapSpec `ebpf:"processes"`
+	Rings     *ebpf.MapSpec `ebpf:"rings"`
+	Subflows  *ebpf.MapSpec `ebpf:"subflows"`
 }
 
 // tracerVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type tracerVariableSpecs struct {
-	ListSlot     *ebpf.VariableSpec `ebpf:"list_slot"`
-	StallCpu     *ebpf.VariableSpec `ebpf:"stall_cpu"`
-	StallEvery   *ebpf.VariableSpec `ebpf:"stall_every"`
-	StallNs      *ebpf.VariableSpec `ebpf:"stall_ns"`
-	StallTurn    *ebpf.VariableSpec `ebpf:"stall_turn"`
-	Stalls       *ebpf.VariableSpec `ebpf:"stalls"`
-	UnusedRecord *ebpf.VariableSpec `ebpf:"unused_record"`
+	ListSlot            *ebpf.VariableSpec `ebpf:"list_slot"`
+	StallCpu            *ebpf.VariableSpec `ebpf:"stall_cpu"`
+	StallEvery          *ebpf.VariableSpec `ebpf:"stall_every"`
+	StallNs             *ebpf.VariableSpec `ebpf:"stall_ns"`
+	StallTurn           *ebpf.VariableSpec `ebpf:"stall_turn"`
+	Stalls              *ebpf.VariableSpec `ebpf:"stalls"`
+	UnusedProcessRecord *ebpf.VariableSpec `ebpf:"unused_process_record"`
+	UnusedRecord        *ebpf.VariableSpec `ebpf:"unused_record"`
 }
 
 // tracerObjects contains all objects after they have been loaded into the kernel.
@@ -231,11 +265,12 @@ func (o *tracerObjects) Close() error {
 //
 // It can be passed to loadTracerObjects or ebpf.CollectionSpec.LoadAndAssign.
 type tracerMaps struct {
-	Conns    *ebpf.Map `ebpf:"conns"`
-	Controls *ebpf.Map `ebpf:"controls"`
-	Cpus     *ebpf.Map `ebpf:"cpus"`
-	Rings    *ebpf.Map `ebpf:"rings"`
-	Subflows *ebpf.Map `ebpf:"subflows"`
+	Conns     *ebpf.Map `ebpf:"conns"`
+	Controls  *ebpf.Map `ebpf:"controls"`
+	Cpus      *ebpf.Map `ebpf:"cpus"`
+	Processes *ebpf.Map `ebpf:"processes"`
+	Rings     *ebpf.Map `ebpf:"rings"`
+	Subflows  *ebpf.Map `ebpf:"subflows"`
 }
 
 func (m *tracerMaps) Close() error {
@@ -243,6 +278,7 @@ func (m *tracerMaps) Close() error {
 		m.Conns,
 		m.Controls,
 		m.Cpus,
+		m.Processes,
 		m.Rings,
 		m.Subflows,
 	)
@@ -252,13 +288,14 @@ func (m *tracerMaps) Close() error {
 //
 // It can be passed to loadTracerObjects or ebpf.CollectionSpec.LoadAndAssign.
 type tracerVariables struct {
-	ListSlot     *ebpf.Variable `ebpf:"list_slot"`
-	StallCpu     *ebpf.Variable `ebpf:"stall_cpu"`
-	StallEvery   *ebpf.Variable `ebpf:"stall_every"`
-	StallNs      *ebpf.Variable `ebpf:"stall_ns"`
-	StallTurn    *ebpf.Variable `ebpf:"stall_turn"`
-	Stalls       *ebpf.Variable `ebpf:"stalls"`
-	UnusedRecord *ebpf.Variable `ebpf:"unused_record"`
+	ListSlot            *ebpf.Variable `ebpf:"list_slot"`
+	StallCpu            *ebpf.Variable `ebpf:"stall_cpu"`
+	StallEvery          *ebpf.Variable `ebpf:"stall_every"`
+	StallNs             *ebpf.Variable `ebpf:"stall_ns"`
+	StallTurn           *ebpf.Variable `ebpf:"stall_turn"`
+	Stalls              *ebpf.Variable `ebpf:"stalls"`
+	UnusedProcessRecord *ebpf.Variable `ebpf:"unused_process_record"`
+	UnusedRecord        *ebpf.Variable `ebpf:"unused_record"`
 }
 
 // tracerPrograms contains all programs after they have been loaded into the kernel.
