@@ -7,6 +7,7 @@ import (
 
 	gocmp "github.com/google/go-cmp/cmp"
 	"go.opentelemetry.io/collector/consumer"
+	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/plog"
 	"go.opentelemetry.io/collector/pdata/pmetric"
 )
@@ -26,6 +27,7 @@ type ledger struct {
 	logs        map[int64]*account
 	repaired    map[int64]bool // something of the process was made good that nobody saw
 	newest      pmetric.Metrics
+	collected   pcommon.Timestamp // newest
 }
 
 func newLedger() *ledger {
@@ -72,9 +74,23 @@ func (l *ledger) add(r told) {
 func (l *ledger) ConsumeMetrics(_ context.Context, md pmetric.Metrics) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.collections++
-	l.newest = md
+	if at := collectedAt(md); at != l.collected { // else another batch of the same collection
+		l.collections++
+		l.newest, l.collected = pmetric.NewMetrics(), at
+	}
+	for _, rm := range md.ResourceMetrics().All() {
+		rm.CopyTo(l.newest.ResourceMetrics().AppendEmpty())
+	}
 	return nil
+}
+
+// collectedAt is the time that all points of a collection have.
+func collectedAt(md pmetric.Metrics) pcommon.Timestamp {
+	m := md.ResourceMetrics().At(0).ScopeMetrics().At(0).Metrics().At(0)
+	if m.Type() == pmetric.MetricTypeHistogram {
+		return m.Histogram().DataPoints().At(0).Timestamp()
+	}
+	return m.Sum().DataPoints().At(0).Timestamp()
 }
 
 // metrics gives the accounts that the newest, cumulative metrics make.
