@@ -3,7 +3,7 @@
 #ifndef CONNSPAN_EMIT_H
 #define CONNSPAN_EMIT_H
 
-#include "maps.h"
+#include "filter.h"
 #include "stall.h"
 
 /*
@@ -199,6 +199,8 @@ static __always_inline void emit(struct sock *sk, struct tcp_sock *tp, struct co
 	}
 	add_ordered(&cpu->in_flight, 1);
 	ts = bpf_ktime_get_ns();
+	if (is_filtered(cpu, sk, c))
+		return;
 	if (kind == KIND_OPENED)
 		establish(c, tp, ts);
 	stall(ts);

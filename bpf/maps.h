@@ -10,6 +10,13 @@
 
 #define MAX_CPUS 4096 /* a bound for the object file; the loader sets the number of possible CPUs */
 
+/* Whether a connection is filtered. */
+enum fate {
+	FATE_OPEN = 0, /* not decided yet */
+	FATE_TOLD = 1,
+	FATE_FILTERED = 2,
+};
+
 /* A connection as its socket remembers it. All zero: nothing seen yet. */
 struct conn {
 	__u64 began;
@@ -37,6 +44,8 @@ struct conn {
 	__u8 untold;   /* open, but the event that says so is still owed: see adopt */
 	__u8 over;     /* its last event has been submitted, or lost */
 	__u32 sampled; /* segments in and out when its totals were last told: see sample */
+	__u32 unread;  /* segments with data by the time of close(), and one more; 0: not closed so */
+	__u32 fate;    /* enum fate: see is_filtered */
 };
 
 _Static_assert(sizeof(struct conn) == 120, "conn has implicit padding");
@@ -71,7 +80,8 @@ struct cpu {
 	__u64 foreign;	  /* transitions of no TCP connection: the second's runs less the first's */
 	__u64 processes;  /* records of processes handed to the ring */
 	__u64 unnamed;	  /* the same, for which there was no room */
-	__u64 _pad[4];
+	__u64 filtered;	  /* connections that the filter has left out */
+	__u64 _pad[3];
 };
 
 struct {

@@ -205,10 +205,10 @@ static __always_inline bool adopt(struct sock *sk, struct conn *c)
 	struct cpu *cpu = this_cpu();
 	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
 
-	if (!cpu || !tp || c->flags & FLAG_EXCLUDED)
+	if (!cpu || !tp || c->flags & FLAG_EXCLUDED || c->fate == FATE_FILTERED)
 		return false;
 	owe_unseen(sk, c, tp);
-	if (!c->untold || !tell(sk, tp, c, cpu, KIND_ADOPTED))
+	if (!c->untold || is_filtered(cpu, sk, c) || !tell(sk, tp, c, cpu, KIND_ADOPTED))
 		return false;
 	c->untold = 0;
 	return true;
@@ -221,7 +221,7 @@ static __always_inline bool sample(struct sock *sk, struct conn *c)
 	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
 	__u32 segs;
 
-	if (!cpu || !tp || c->flags & FLAG_EXCLUDED || c->untold)
+	if (!cpu || !tp || c->flags & FLAG_EXCLUDED || c->untold || c->fate == FATE_FILTERED)
 		return false;
 	segs = tp->segs_in + tp->segs_out;
 	if (segs == c->sampled || !tell(sk, tp, c, cpu, KIND_SAMPLED))
@@ -238,7 +238,7 @@ static __always_inline void list(struct sock *sk, const struct conn *c)
 	void *ring;
 
 	/* Closed without being over: no program was run. */
-	if (!ctl || c->over || sk->__sk_common.skc_state == TCP_CLOSE)
+	if (!ctl || c->over || c->fate == FATE_FILTERED || sk->__sk_common.skc_state == TCP_CLOSE)
 		return;
 	cookie = bpf_get_socket_cookie(sk);
 	ring = bpf_map_lookup_elem(&rings, &slot);

@@ -121,6 +121,7 @@ static __always_inline void listening(struct conn *c)
 	c->flags = 0;
 	own(c, OWNER_LISTEN);
 }
+	c->fate = FATE_OPEN;
 
 static __always_inline void connecting(struct conn *c, struct sock *sk, struct tcp_sock *tp)
 {

@@ -33,7 +33,7 @@ func checkBalance(t testing.TB, x *Exporter, records uint64) Stats {
 		{"Lost = Missing + what no event has followed", s.Lost, s.Missing + unlocated(t, x, s.CPUs)},
 		{"Submitted = Read", submitted, s.Read},
 		{"Read = Released + Pending + Malformed", s.Read, s.Released + uint64(s.Pending) + s.Malformed},
-		{"Released = Opened + Closed + Failed + Adopted + Repeated + Sampled", s.Released, s.Opened + s.Closed + s.Failed + s.Adopted + s.Repeated + s.Sampled},
+		{"Released = Opened + Closed + Failed + Adopted + Repeated + Sampled + FilteredEvents", s.Released, s.Opened + s.Closed + s.Failed + s.Adopted + s.Repeated + s.Sampled + s.FilteredEvents},
 		{"records = Opened + Closed + Failed + Adopted + Synthesized + Heartbeats", records, s.Opened + s.Closed + s.Failed + s.Adopted + s.Synthesized + s.Heartbeats},
 		{"Opened + Adopted + Strays = Open + Closed + Synthesized", s.Opened + s.Adopted + s.Strays, uint64(s.Open) + s.Closed + s.Synthesized},
 		{"Pending = 0", uint64(s.Pending), 0},

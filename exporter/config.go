@@ -15,7 +15,9 @@ import (
 // Config says what to trace and what to tell of it. Start from [NewDefaultConfig]. The mapstructure
 // names are the keys of the YAML.
 type Config struct {
-	Tracer   TracerConfig   `mapstructure:"tracer"`
+	Tracer TracerConfig `mapstructure:"tracer"`
+	// Filter says which connections are told of: the first rule that matches does, and without one they are.
+	Filter   []FilterRule   `mapstructure:"filter"`
 	Logs     LogsConfig     `mapstructure:"logs"`
 	Metrics  MetricsConfig  `mapstructure:"metrics"`
 	Traces   TracesConfig   `mapstructure:"traces"`
@@ -176,7 +178,7 @@ func NewDefaultConfig() Config {
 
 // Validate names each key that holds what it must not, with the value and what was expected.
 func (c *Config) Validate() error {
-	return errors.Join(c.Tracer.validate(), c.Logs.validate(), c.Metrics.validate(), c.Traces.validate(), c.Resource.validate())
+	return errors.Join(c.Tracer.validate(), validateFilter(c.Filter), c.Logs.validate(), c.Metrics.validate(), c.Traces.validate(), c.Resource.validate())
 }
 
 func (c *TracerConfig) validate() error {

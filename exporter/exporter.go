@@ -84,7 +84,11 @@ func newStalled(cfg Config, to Consumers, logger *slog.Logger, stall probe.Stall
 	if err != nil {
 		return nil, err
 	}
-	tracer, err := probe.Load(probe.Config{RingSize: int(cfg.Tracer.RingSize), Stall: stall, BTF: cfg.Tracer.BTF})
+	filter, err := newFilter(cfg.Filter, processes)
+	if err != nil {
+		return nil, err
+	}
+	tracer, err := probe.Load(probe.Config{RingSize: int(cfg.Tracer.RingSize), Filter: filter.early(), Stall: stall, BTF: cfg.Tracer.BTF})
 	if err != nil {
 		return nil, err
 	}
@@ -93,6 +97,7 @@ func newStalled(cfg Config, to Consumers, logger *slog.Logger, stall probe.Stall
 		clock:    &clock.Clock{Kernel: tracer.Now, Wall: time.Now},
 		refusals: newRefusals(logger),
 	}
+	x.table.Filter = filter.wants
 	if err := x.start(); err != nil {
 		return nil, errors.Join(err, tracer.Close())
 	}

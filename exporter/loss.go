@@ -143,7 +143,7 @@ func (x *Exporter) compare(ctx context.Context, audit bool) (err error) {
 	if err := x.pay(ctx); err != nil {
 		return err
 	}
-	x.loss.list, err = x.tracer.List(x.table.Stats().Open)
+	x.loss.list, err = x.tracer.List(x.table.Stats().Open + x.table.Filtered().Open)
 	return err
 }
 

@@ -183,24 +183,27 @@ func isFound(name string) bool {
 // putService names the service: as a rule says, the configuration, the process itself, or else by what
 // runs it.
 func (rs *resources) putService(m pcommon.Map, o owner.ID, p *owner.Process) {
+	name, namespace := rs.service(o, p)
+	putText(m, attrServiceName, name)
+	putFound(m, attrServiceNamespace, namespace)
+}
+
+// service names the service, and its namespace where a rule does.
+func (rs *resources) service(o owner.ID, p *owner.Process) (name, namespace string) {
 	for _, s := range rs.services {
 		if s.matches(o, p) {
-			putText(m, attrServiceName, s.name)
-			putFound(m, attrServiceNamespace, s.namespace)
-			return
+			return s.name, s.namespace
 		}
 	}
-	if _, ok := m.Get(attrServiceName); ok {
-		return
+	if name, ok := rs.base.Get(attrServiceName); ok {
+		return name.AsString(), ""
 	}
-	name := p.Group.ContainerName
-	if unit := unitService(p.Group.Unit); unit != "" {
-		name = unit
+	for _, name := range []string{p.Attributes[attrServiceName], unitService(p.Group.Unit), p.Group.ContainerName} {
+		if name != "" {
+			return name, ""
+		}
 	}
-	if name == "" {
-		name = executable(o, p)
-	}
-	putText(m, attrServiceName, name)
+	return executable(o, p), ""
 }
 
 // unitService is the service that a unit is: all instances of a template are one. A user's manager, and
@@ -271,9 +274,13 @@ func newService(rule ServiceRule) service {
 
 func (s service) matches(o owner.ID, p *owner.Process) bool {
 	for _, c := range s.match {
-		if !slices.ContainsFunc(c.texts(o, p), func(text string) bool { return text != "" && c.glob.MatchString(text) }) {
+		if !c.holds(o, p) {
 			return false
 		}
 	}
 	return true
+}
+
+func (c condition) holds(o owner.ID, p *owner.Process) bool {
+	return slices.ContainsFunc(c.texts(o, p), func(text string) bool { return text != "" && c.glob.MatchString(text) })
 }

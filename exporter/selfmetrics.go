@@ -79,7 +79,7 @@ var selfMetrics = []selfMetric{
 	},
 	{
 		selfCounter, "connspan.event.released", "{event}",
-		"Events that left the merge, in order: the sum of opened, closed, failed, adopted, repeated and sampled.",
+		"Events that left the merge, in order: the sum of opened, closed, failed, adopted, repeated, sampled and filtered.",
 		total(func(s *Stats) uint64 { return s.Released }),
 	},
 	{
@@ -91,6 +91,11 @@ var selfMetrics = []selfMetric{
 		selfCounter, "connspan.event.sampled", "{event}",
 		"Totals of open connections.",
 		total(func(s *Stats) uint64 { return s.Sampled }),
+	},
+	{
+		selfCounter, "connspan.event.filtered", "{event}",
+		"Events of connections that the filter leaves out in user space; what the programs leave out makes none.",
+		total(func(s *Stats) uint64 { return s.FilteredEvents }),
 	},
 	{
 		selfCounter, "connspan.event.gaps", "{event}",
@@ -151,6 +156,11 @@ var selfMetrics = []selfMetric{
 		selfCounter, "connspan.connection.synthesized", "{connection}",
 		"Connections found gone whose end was lost.",
 		total(func(s *Stats) uint64 { return s.Synthesized }),
+	},
+	{
+		selfCounter, "connspan.connection.filtered", "{connection}",
+		"Connections that the filter leaves out. No other metric of connections counts them.",
+		total(func(s *Stats) uint64 { return s.Filtered }),
 	},
 	{
 		selfUpDownCounter, "connspan.connection.open", "{connection}",

@@ -12,7 +12,7 @@ import (
 //
 //	happened = Read + Lost, while Corrupt is 0
 //	Read = Released + Pending + Malformed
-//	Released = Opened + Closed + Failed + Adopted + Repeated + Sampled
+//	Released = Opened + Closed + Failed + Adopted + Repeated + Sampled + FilteredEvents
 //	Opened + Adopted = Open + Closed - Strays + Synthesized, while Gaps and Violations are 0
 type Stats struct {
 	Running     bool   // Run has taken in what was open, and reads on
@@ -25,18 +25,22 @@ type Stats struct {
 	Strays      uint64 // of Closed: not known to be open
 	Synthesized uint64 // connections found gone, or their socket used again, whose end was lost
 	Open        int    // connections open now
-	Read        uint64 // events read from the rings
-	Lost        uint64 // events for which a ring had no room, tries to adopt among them
-	Missing     uint64 // of Lost: located, by the numbers that are missing between two events of a CPU
-	Unseen      uint64 // state changes for which the kernel had no memory, or ran no program
-	Excluded    uint64 // events of this process's own connections
-	Malformed   uint64 // of Read: samples that could not be decoded
-	Corrupt     uint64 // rings that could not be read on, and what they held was given up
-	Released    uint64 // events that left the merge
-	Pending     int    // events that wait in the merge
-	Late        uint64 // of Released: behind a younger one
-	Gaps        uint64 // events that a connection's own numbering shows to be missing
-	Violations  uint64 // events behind a later one of the same connection; 0 unless the order is broken
+	// Filtered are the connections that the filter leaves out, open or over: none of the other totals of
+	// connections counts them.
+	Filtered       uint64
+	FilteredEvents uint64 // of Released: events of such connections, of which the programs have left out others
+	Read           uint64 // events read from the rings
+	Lost           uint64 // events for which a ring had no room, tries to adopt among them
+	Missing        uint64 // of Lost: located, by the numbers that are missing between two events of a CPU
+	Unseen         uint64 // state changes for which the kernel had no memory, or ran no program
+	Excluded       uint64 // events of this process's own connections
+	Malformed      uint64 // of Read: samples that could not be decoded
+	Corrupt        uint64 // rings that could not be read on, and what they held was given up
+	Released       uint64 // events that left the merge
+	Pending        int    // events that wait in the merge
+	Late           uint64 // of Released: behind a younger one
+	Gaps           uint64 // events that a connection's own numbering shows to be missing
+	Violations     uint64 // events behind a later one of the same connection; 0 unless the order is broken
 	Told
 	CPUs []CPUStats // of every possible CPU
 	// Introduced is how many records of processes were read, one when a process first owns a connection, and
@@ -61,6 +65,7 @@ type CPUStats struct {
 	NoRing    uint64 // lost: no ring for this CPU
 	NoStorage uint64 // state changes for which the kernel had no memory
 	Excluded  uint64 // events of this process's own connections
+	Filtered  uint64 // connections that the filter leaves out, of which there are no events
 	Rescued   uint64 // state changes that the first program missed and the second saw to
 	Retried   uint64 // of Rescued: the first had no memory for the socket's storage
 	Foreign   int64  // state changes of no TCP connection: runs of the second program less those of the first
@@ -95,6 +100,7 @@ func (x *Exporter) Stats() (Stats, error) {
 	s.Lost, s.Unseen, s.Excluded = total.RingFull+total.NoRing, total.NoStorage+kernel.Skipped, total.Excluded
 	s.Misses, s.Skipped = kernel.Misses, kernel.Skipped
 	s.Unnamed = total.Unnamed
+	s.Filtered += total.Filtered
 	s.CPUs = make([]CPUStats, len(kernel.CPU))
 	for i, c := range kernel.CPU {
 		s.CPUs[i] = CPUStats(c)
@@ -104,13 +110,13 @@ func (x *Exporter) Stats() (Stats, error) {
 
 // publish is how Stats hears of a round at time now.
 func (x *Exporter) publish(now uint64) {
-	merged, table := x.merge.Stats(), x.table.Stats()
+	merged, table, filtered := x.merge.Stats(), x.table.Stats(), x.table.Filtered()
 	read, corrupt := x.tracer.Read()
 	s := &Stats{
 		Running: x.running,
 		Opened:  table.Opened, Closed: table.Closed, Failed: table.Failed, Adopted: table.Adopted,
 		Repeated: table.Repeated, Sampled: table.Sampled, Strays: table.Strays, Synthesized: table.Synthesized,
-		Open: table.Open, Missing: x.loss.missing, Read: read - x.introduced, Introduced: x.introduced, Misnamed: x.misnamed, Malformed: x.malformed, Corrupt: corrupt,
+		Open: table.Open, Filtered: filtered.Connections(), FilteredEvents: filtered.Events(), Missing: x.loss.missing, Read: read - x.introduced, Introduced: x.introduced, Misnamed: x.misnamed, Malformed: x.malformed, Corrupt: corrupt,
 		Released: merged.Released, Pending: merged.Pending, Late: merged.Late,
 		Gaps: table.Gaps, Violations: table.Violations, Told: x.told,
 	}

@@ -10,7 +10,7 @@ import (
 
 // Config is the receiver's section of a Collector's configuration.
 type Config struct {
-	// Exporter has the keys of the agent's own configuration: tracer, logs, metrics, traces, resource.
+	// Exporter has the keys of the agent's own configuration: tracer, filter, logs, metrics, traces, resource.
 	Exporter exporter.Config `mapstructure:",squash"`
 	// QueueSize bounds what may wait for a pipeline: log records, data points or spans, each signal
 	// for itself. A batch that is larger than that still passes through an empty queue.

@@ -85,6 +85,7 @@ func TestConfig(t *testing.T) {
 			c.QueueSize = 1000
 			c.Exporter.Tracer.RingSize = 4 << 20
 			c.Exporter.Tracer.Interval = 10 * time.Millisecond
+			c.Exporter.Filter = []exporter.FilterRule{{Exclude: &exporter.FilterMatch{Port: []int{22}, NetNS: []exporter.NetNS{"4026531840", "/proc/1/ns/net"}}}}
 			c.Exporter.Logs.Events = []string{exporter.EventFailed}
 			c.Exporter.Metrics.Temporality = exporter.TemporalityDelta
 			c.Exporter.Traces.SampleRatio = 0.5

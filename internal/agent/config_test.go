@@ -39,7 +39,7 @@ func TestWrongConfiguration(t *testing.T) {
 		{"tracer: {guard: '${file:/nonexistent}'}", "open /nonexistent: no such file or directory"},
 
 		// Keys.
-		{"foo: 1", "foo: unknown key, want exporters, logs, metrics, resource, storage, telemetry, tracer or traces"},
+		{"foo: 1", "foo: unknown key, want exporters, filter, logs, metrics, resource, storage, telemetry, tracer or traces"},
 		{"metrics: {period: 15s}\nstorage: {dir: /x}", "metrics::period: unknown key, want attributes, expire_after, histogram, interval, max_series or temporality; storage::dir: unknown key, want directory or max_size"},
 		{"tracer: {gard: 1us}\nlogs: {event: []}", "logs::event: unknown key, want events, heartbeat or legacy_event_name; tracer::gard: unknown key, want audit, guard, interval, max_hold, max_pending or ring_size"},
 		{"tracer: {1: 2}", "tracer::1: unknown key, want audit, guard, interval, max_hold, max_pending or ring_size"},
@@ -47,6 +47,9 @@ func TestWrongConfiguration(t *testing.T) {
 		{"telemetry: {port: 9464}", "telemetry::port: unknown key, want address or logs"},
 		{"exporters: {otlphttp: {endpoint: 'http://x', tls: {insecur: true}}}", "exporters::otlphttp::tls::insecur: unknown key"},
 		{"exporters: {otlp: {headers: [{name: a, valu: b}]}}", "exporters::otlp::headers::0::valu: unknown key, want name or value"},
+
+		{"filter: [{exlude: {port: [22]}}]", "filter::0::exlude: unknown key, want exclude or include"},
+		{"filter: [{include: {port: [22]}}, {exclude: {ports: [22], pid: [1]}}]", "filter::1::exclude::pid: unknown key, want cidr, container, executable, netns, port, role or service; filter::1::exclude::ports: unknown key, want cidr, container, executable, netns, port, role or service"},
 
 		// Queues that make the tracer wait.
 		{"exporters: {otlp: {endpoint: 'x:1', sending_queue: {enabled: false}}}", "exporters::otlp::sending_queue::enabled: false, want true: without a queue the tracer waits for the server"},
@@ -65,6 +68,13 @@ func TestWrongConfiguration(t *testing.T) {
 		{"tracer: {guard: [20us], interval: true}", "tracer::interval: true, " + durationWanted + "; tracer::guard: [20us], " + durationWanted},
 		{"logs: {events: 5}", "logs::events: 5, want a list"},
 		{"logs: {heartbeat: 30}", "logs::heartbeat: 30, " + durationWanted},
+		{"filter: {exclude: {port: [22]}}", "filter: map[exclude:map[port:[22]]], want a list"},
+		{"filter: [exclude]", "filter::0: exclude, want a section"},
+		{"filter: [{exclude: [22]}]", "filter::0::exclude: [22], want a section"},
+		{"filter: [{exclude: {port: 22}}]", "filter::0::exclude::port: 22, want a list"},
+		{"filter: [{exclude: {port: ['22']}}]", `filter::0::exclude::port::0: "22", want a whole number`},
+		{"filter: [{exclude: {executable: [22]}}]", "filter::0::exclude::executable::0: 22, want text (in quotes)"},
+		{"filter: [{exclude: {netns: [[22]]}}]", "filter::0::exclude::netns::0: [22], want text (in quotes)"},
 		{"metrics: {max_series: many}", `metrics::max_series: "many", want a whole number`},
 		{"traces: {sample_ratio: all}", `traces::sample_ratio: "all", want a number`},
 		{"storage: /var/lib/connspan", "storage: /var/lib/connspan, want a section"},
@@ -90,6 +100,15 @@ func TestWrongConfiguration(t *testing.T) {
 		{"tracer: {interval: 1h, max_hold: -1s}", "tracer::interval: 1h0m0s, want 1ms to 10s; tracer::max_hold: -1s, want 0s (no bound) or more"},
 		{"logs: {events: [open]}", `logs::events: "open", want opened, closed or failed`},
 		{"logs: {heartbeat: 1ms}", "logs::heartbeat: 1ms, want 0s (never), or 1s or more"},
+		{"filter: [{}, {include: {port: [80]}, exclude: {port: [81]}}]", "filter::0: want one of include and exclude; filter::1: want one of include and exclude"},
+		{"filter: [{exclude: {}}]", "filter::0::exclude: empty, want some of cidr, container, executable, netns, port, role and service"},
+		{"filter: [{include: {port: []}}]", "filter::0::include: empty, want some of cidr, container, executable, netns, port, role and service"},
+		{"filter: [{exclude: {cidr: [10.0.0.0, 10.0.0.0/33]}}]", `filter::0::exclude::cidr: "10.0.0.0", want a prefix such as 10.0.0.0/8 or fd00::/8; filter::0::exclude::cidr: "10.0.0.0/33", want a prefix such as 10.0.0.0/8 or fd00::/8`},
+		{"filter: [{exclude: {cidr: ['::ffff:10.0.0.0/104']}}]", `filter::0::exclude::cidr: "::ffff:10.0.0.0/104", want a prefix such as 10.0.0.0/8 or fd00::/8`},
+		{"filter: [{exclude: {port: [0, 80]}}, {exclude: {port: [65536]}}]", "filter::0::exclude::port: 0, want 1 to 65535; filter::1::exclude::port: 65536, want 1 to 65535"},
+		{"filter: [{exclude: {role: [unknown]}}]", `filter::0::exclude::role: "unknown", want client or server`},
+		{"filter: [{exclude: {executable: [''], container: [''], service: ['']}}]", `filter::0::exclude::executable: "", want a name or a glob; filter::0::exclude::container: "", want a name or a glob; filter::0::exclude::service: "", want a name or a glob`},
+		{"filter: [{exclude: {netns: [blue, -1]}}]", `filter::0::exclude::netns: "blue", want the inode number of a network namespace, or a path such as /run/netns/blue; filter::0::exclude::netns: "-1", want the inode number of a network namespace, or a path such as /run/netns/blue`},
 		{"metrics: {temporality: sum, expire_after: 1s}", `metrics::temporality: "sum", want cumulative or delta; metrics::expire_after: 1s, want metrics::interval (15s) or more`},
 		{"traces: {sample_ratio: 2, pairing: one}", `traces::sample_ratio: 2, want 0 to 1; traces::pairing: "one", want both_ends or none`},
 		{"storage: {directory: var/lib, max_size: 1MiB}", `storage::directory: "var/lib", want an absolute path, or none; storage::max_size: 1MiB, want 16MiB or more`},
@@ -137,7 +156,7 @@ func TestUnreadableConfiguration(t *testing.T) {
 }
 
 func TestEmptyConfigurationIsAllDefaults(t *testing.T) {
-	for _, config := range []string{"", "# nothing\n", "---\n", "{}", "tracer:\nlogs:\nresource:\nexporters:\ntelemetry:\n", "exporters: {}", strings.Repeat("#", maxConfig)} {
+	for _, config := range []string{"", "# nothing\n", "---\n", "{}", "tracer:\nfilter:\nlogs:\nresource:\nexporters:\ntelemetry:\n", "exporters: {}", strings.Repeat("#", maxConfig)} {
 		got := mainWith("validate", "--config", write(t, config))
 		if got.Code != 0 || got.Stderr != "" {
 			t.Errorf("%.30q: got %+v", config, got)

@@ -6,6 +6,7 @@ import (
 	"reflect"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -22,9 +23,28 @@ func explain(err error, conf *confmap.Conf, path string) error {
 	}
 	var errs []error
 	for _, m := range mistakes(err, "") {
-		errs = append(errs, fmt.Errorf("%s: %s", join(path, m.path), m.text(conf.Get(m.path))))
+		errs = append(errs, fmt.Errorf("%s: %s", join(path, m.path), m.text(lookUp(conf.ToStringMap(), m.path))))
 	}
 	return errors.Join(errs...)
+}
+
+// lookUp gives what is at a path, also in a list; nil where nothing is.
+func lookUp(value any, path string) any {
+	for _, key := range strings.Split(path, confmap.KeyDelimiter) {
+		switch in := value.(type) {
+		case map[string]any:
+			value = in[key]
+		case []any:
+			i, err := strconv.Atoi(key)
+			if err != nil || i < 0 || i >= len(in) {
+				return nil
+			}
+			value = in[i]
+		default:
+			return nil
+		}
+	}
+	return value
 }
 
 // mistake is an error of mapstructure, the library below confmap, and the key that it is about.

@@ -242,6 +242,66 @@ func TestTableKeepsNoEvent(t *testing.T) {
 	}
 }
 
+// TestFilter: whatever the filter would say of a connection later, everything is told of it, or nothing;
+// told and filtered ones have totals of their own, which add up.
+func TestFilter(t *testing.T) {
+	r := rand.New(rand.NewPCG(3, 4))
+	table := NewTable()
+	table.Filter = func(*event.Event) bool { return r.IntN(2) == 0 }
+	told := map[uint64]bool{} // by cookie: of those that are open
+	tell := func(r *Record) {
+		switch {
+		case r.Kind == event.Opened || r.Kind == event.Adopted:
+			told[r.Cookie] = true
+		case r.Kind != event.Failed && !r.Stray && !told[r.Cookie]:
+			t.Fatalf("%+v of a connection of which nothing was told", r.Event)
+		case r.Kind == event.Closed:
+			delete(told, r.Cookie)
+		}
+	}
+	lives := [][]event.Kind{
+		{event.Opened, event.Sampled, event.Closed},
+		{event.Adopted, event.Adopted, event.Closed},
+		{event.Failed},
+		{event.Closed},
+		{event.Opened},
+		{event.Opened, event.Closed, event.Adopted},
+	}
+	events := uint64(0)
+	for cookie := range uint64(5000) {
+		ordinal := uint32(0)
+		for _, kind := range lives[r.IntN(len(lives))] {
+			if kind != event.Sampled && kind != event.Adopted {
+				ordinal++
+			}
+			e := ev(kind, cookie, ordinal)
+			events++
+			table.Apply(e, tell)
+		}
+	}
+	open := table.Stats().Open
+	table.Each(func(e *event.Event) {
+		if open--; !told[e.Cookie] {
+			t.Errorf("%+v is open, and nothing was told of it", e)
+		}
+	})
+	if open != 0 || table.Filtered().Open == 0 {
+		t.Errorf("%d more are open than there are; filtered %+v", open, table.Filtered())
+	}
+	table.Reconcile(1, 1, func(uint64) bool { return false }, tell)
+	if len(told) != 0 {
+		t.Errorf("%d connections have not ended", len(told))
+	}
+	for _, s := range []Stats{table.Stats(), table.Filtered()} {
+		if s.Opened+s.Adopted != s.Closed-s.Strays+s.Synthesized || s.Open != 0 || s.Connections() < 2000 {
+			t.Errorf("%+v does not add up", s)
+		}
+	}
+	if got := table.Stats().Events() + table.Filtered().Events(); got != events {
+		t.Errorf("%d events are counted, want %d", got, events)
+	}
+}
+
 // TestTableRandom: whatever comes, nothing panics and the totals add up.
 func TestTableRandom(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))

@@ -12,7 +12,8 @@ import (
 //
 //	Opened + Adopted = Open + Closed - Strays + Synthesized
 //
-// as long as Gaps and Violations are 0.
+// as long as Gaps and Violations are 0. The connections that are told of and those that are filtered have
+// Stats of their own.
 type Stats struct {
 	Opened      uint64
 	Closed      uint64
@@ -37,10 +38,15 @@ type Table struct {
 	// is known of its socket: a violation of the order where it is not above last, else a gap. It
 	// must not keep the event.
 	Report func(e *event.Event, last uint32)
+	// Filter, where there is one, says whether the connection of e is to be told of. It is asked once for
+	// each connection, about the first event that the table gets of it: whatever becomes known of the
+	// connection later, all of it is told, or nothing. It must not keep the event.
+	Filter func(e *event.Event) bool
 
-	open  map[uint64]*event.Event // what was said at its opening, with its newest totals
-	ended ended
-	stats Stats
+	open     map[uint64]*event.Event // what was said at its opening, with its newest totals
+	ended    ended
+	stats    Stats // of the connections that are told of
+	filtered Stats // of the others
 }
 
 // NewTable makes an empty table.
@@ -48,43 +54,75 @@ func NewTable() *Table {
 	return &Table{open: make(map[uint64]*event.Event), ended: ended{ordinals: make(map[uint64]uint32)}}
 }
 
+// Connections is how many there were: each has begun in one way.
+func (s Stats) Connections() uint64 { return s.Opened + s.Failed + s.Adopted + s.Strays }
+
+// Events is how many were applied.
+func (s Stats) Events() uint64 {
+	return s.Opened + s.Closed + s.Failed + s.Adopted + s.Repeated + s.Sampled
+}
+
 // Apply takes the next event of the ordered stream and gives tell what is to be told of it. It
 // keeps no reference to e.
 func (t *Table) Apply(e *event.Event, tell func(*Record)) {
 	t.check(e)
+	e.Filtered = t.filters(e)
+	stats := t.statsOf(e)
 	r := judge(e)
 	switch e.Kind {
 	case event.Opened:
-		t.stats.Opened++
+		stats.Opened++
 		t.supersede(e, tell)
 		t.enter(e)
 		r.Since = totals(e)
 	case event.Closed:
-		t.stats.Closed++
+		stats.Closed++
 		_, known := t.open[e.Cookie]
 		r.Stray = !known
 		r.Since = t.leave(e)
 	case event.Failed:
-		t.stats.Failed++
+		stats.Failed++
 		t.end(e)
 		r.Since = totals(e)
 	case event.Adopted:
 		if t.knows(e) {
-			t.stats.Repeated++
+			stats.Repeated++
 			return
 		}
-		t.stats.Adopted++
+		stats.Adopted++
 		t.enter(e)
 		r.Since = unseen(e)
 	case event.Sampled:
-		t.stats.Sampled++
+		stats.Sampled++
 		known, ok := t.open[e.Cookie]
 		if !ok || known.Ordinal != e.Ordinal {
 			return // over, or its opening is still owed: that will say it
 		}
 		r.Since = update(known, e)
 	}
-	tell(&r)
+	if !e.Filtered {
+		tell(&r)
+	}
+}
+
+// filters reports whether the connection of e is not to be told of, as it was decided when it began.
+func (t *Table) filters(e *event.Event) bool {
+	known, ok := t.open[e.Cookie]
+	switch {
+	case ok && e.Kind != event.Opened && e.Kind != event.Failed:
+		return known.Filtered
+	case e.Kind == event.Sampled:
+		return false // over, or not known yet: it tells nothing
+	}
+	return t.Filter != nil && !t.Filter(e)
+}
+
+// statsOf gives those that count e.
+func (t *Table) statsOf(e *event.Event) *Stats {
+	if e.Filtered {
+		return &t.filtered
+	}
+	return &t.stats
 }
 
 // knows reports whether the connection of an Adopted is in the table, or has ended.
@@ -118,10 +156,10 @@ func update(known, e *event.Event) Totals {
 	return since
 }
 
-// Each calls f with every open connection, in the order of their sockets: what its opening said, with
-// its newest totals. f must not keep the event.
+// Each calls f with every open connection that is told of, in the order of their sockets: what its
+// opening said, with its newest totals. f must not keep the event.
 func (t *Table) Each(f func(*event.Event)) {
-	for _, e := range t.sorted(func(*event.Event) bool { return true }) {
+	for _, e := range t.sorted(func(e *event.Event) bool { return !e.Filtered }) {
 		f(e)
 	}
 }
@@ -129,7 +167,7 @@ func (t *Table) Each(f func(*event.Event)) {
 // Heartbeat tells, in the order of their sockets, of the connections that at time now have been in
 // the table for longer than after, in nanoseconds: a Sampled with their newest totals.
 func (t *Table) Heartbeat(now, after uint64, tell func(*Record)) {
-	for _, known := range t.sorted(func(e *event.Event) bool { return e.Time+after <= now }) {
+	for _, known := range t.sorted(func(e *event.Event) bool { return !e.Filtered && e.Time+after <= now }) {
 		beat := *known
 		beat.Kind, beat.Time = event.Sampled, now
 		tell(&Record{Event: &beat})
@@ -158,12 +196,14 @@ func (t *Table) Reconcile(from, now uint64, has func(cookie uint64) bool, tell f
 
 // synthesize ends a connection whose own last event is lost.
 func (t *Table) synthesize(known *event.Event, now uint64, tell func(*Record)) {
-	delete(t.open, known.Cookie)
-	t.stats.Synthesized++
+	t.remove(known)
+	t.statsOf(known).Synthesized++
 	known.Kind, known.Time = event.Closed, now
 	known.Ordinal++ // of the event that is lost
 	t.ended.add(known.Cookie, known.Ordinal)
-	tell(&Record{Event: known, Reason: Unknown, Initiator: InitiatorUnknown, Synthesized: true})
+	if !known.Filtered {
+		tell(&Record{Event: known, Reason: Unknown, Initiator: InitiatorUnknown, Synthesized: true})
+	}
 }
 
 // supersede ends the connection that e's socket had before, if it is still in the table.
@@ -173,12 +213,11 @@ func (t *Table) supersede(e *event.Event, tell func(*Record)) {
 	}
 }
 
-// Stats gives the totals.
-func (t *Table) Stats() Stats {
-	s := t.stats
-	s.Open = len(t.open)
-	return s
-}
+// Stats gives the totals of the connections that are told of, and all Gaps and Violations.
+func (t *Table) Stats() Stats { return t.stats }
+
+// Filtered gives the totals of the other connections.
+func (t *Table) Filtered() Stats { return t.filtered }
 
 // check holds the event's ordinal, which the socket's own lock has made, against the newest one
 // that is known of the socket.
@@ -216,21 +255,30 @@ func (t *Table) enter(e *event.Event) {
 	if e.Kind == event.Opened {
 		opened.OldState = event.Established
 	}
+	if known, ok := t.open[e.Cookie]; ok {
+		t.remove(known)
+	}
 	t.open[e.Cookie] = &opened
+	t.statsOf(e).Open++
+}
+
+func (t *Table) remove(known *event.Event) {
+	delete(t.open, known.Cookie)
+	t.statsOf(known).Open--
 }
 
 // leave takes the connection of a Closed out of the table and gives what is new in its totals.
 func (t *Table) leave(e *event.Event) Totals {
 	known, ok := t.open[e.Cookie]
 	if !ok {
-		t.stats.Strays++
+		t.statsOf(e).Strays++
 		t.ended.add(e.Cookie, e.Ordinal)
 		return unseen(e)
 	}
 	if e.Ordinal <= known.Ordinal {
 		return Totals{} // the end of an earlier connection on the socket, which has been told
 	}
-	delete(t.open, e.Cookie)
+	t.remove(known)
 	t.end(e)
 	return totals(e).less(totals(known))
 }

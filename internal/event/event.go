@@ -139,6 +139,7 @@ type Event struct {
 }
 
 // Has reports whether all of f are set.
+	Filtered      bool // set by the table: of a connection that is not to be told of
 func (e *Event) Has(f Flags) bool { return e.Flags&f == f }
 
 // Been reports whether the connection has been in state s before this event.

@@ -16,6 +16,7 @@ type CPUStats struct {
 	NoRing    uint64 // lost: no ring for this CPU
 	NoStorage uint64 // state changes not seen to: no memory for the socket's storage
 	Excluded  uint64 // events of the tracer's own sockets
+	Filtered  uint64 // connections that Config.Filter excludes
 	Rescued   uint64 // state changes that the first program missed and the second saw to
 	Retried   uint64 // of Rescued: the first had no memory for the socket's storage
 	Foreign   int64  // state changes of no TCP connection: runs of the second program less those of the first
@@ -62,6 +63,7 @@ func (c *tracerCpu) stats() CPUStats {
 		NoRing:    atomic.LoadUint64(&c.NoRing),
 		NoStorage: atomic.LoadUint64(&c.NoStorage),
 		Excluded:  atomic.LoadUint64(&c.Excluded),
+		Filtered:  atomic.LoadUint64(&c.Filtered),
 		Rescued:   atomic.LoadUint64(&c.Rescued),
 		Retried:   atomic.LoadUint64(&c.Retried),
 		Foreign:   int64(atomic.LoadUint64(&c.Foreign)),
@@ -77,6 +79,7 @@ func (s *CPUStats) add(c CPUStats) {
 	s.NoRing += c.NoRing
 	s.NoStorage += c.NoStorage
 	s.Excluded += c.Excluded
+	s.Filtered += c.Filtered
 	s.Rescued += c.Rescued
 	s.Retried += c.Retried
 	s.Foreign += c.Foreign

@@ -21,6 +21,8 @@ type Config struct {
 	// RingSize is the octets of ring buffer per possible CPU: a power of two, a multiple of the
 	// page size. 0: AutoRingSize.
 	RingSize int
+	// Filter leaves connections out: see FilterRule.
+	Filter []FilterRule
 	// Stall is for tests alone.
 	Stall Stall
 	// BTF is a file with the types of the running kernel. Empty: the kernel's own.
@@ -57,6 +59,14 @@ func (c Config) Validate() error {
 	page := os.Getpagesize()
 	if c.RingSize != 0 && (c.RingSize < page || c.RingSize > 1<<30 || c.RingSize&(c.RingSize-1) != 0) {
 		return fmt.Errorf("ring size %d: want a power of two from %d (a page) to %d (1 GiB)", c.RingSize, page, 1<<30)
+	}
+	if len(c.Filter) > MaxFilterRules {
+		return fmt.Errorf("filter: %d rules, want at most %d", len(c.Filter), MaxFilterRules)
+	}
+	for i := range c.Filter {
+		if !c.Filter[i].Fits() {
+			return fmt.Errorf("filter: rule %d has too many values, want at most %d of a kind", i, maxFilterValues)
+		}
 	}
 	return nil
 }
@@ -135,7 +145,10 @@ func load(cfg Config) (*Tracer, error) {
 
 func setConstants(spec *ebpf.CollectionSpec, possible int, stall Stall) error {
 	constants := map[string]any{"list_slot": uint32(possible)}
-	if stall.For > 0 {
+	if len(cfg.Filter) > 0 {
+		constants["filter_rules"], constants["filter"] = uint32(len(cfg.Filter)), filterTable(cfg.Filter)
+	}
+	if stall := cfg.Stall; stall.For > 0 {
 		constants["stall_ns"] = uint64(stall.For)
 		constants["stall_every"] = max(stall.Every, 1)
 		constants["stall_cpu"] = stall.CPU
