@@ -168,14 +168,16 @@ static __always_inline void find_isns_unlocked(struct conn *c, struct tcp_sock *
 /* What a connection learns about itself at the very time of the handshake's end. */
 static __always_inline void establish(struct conn *c, struct tcp_sock *tp, __u64 ts)
 {
-	__u64 rtt = (__u64)(tp->srtt_us >> 3) * 1000;
+	__u32 rtt = tp->srtt_us >> 3;
 
 	c->established = ts;
 	/* A child socket is made by the handshake's last ACK, so its own age says nothing. The
-	 * kernel has just measured SYN-ACK to ACK as the first round-trip time, except behind
-	 * a SYN cookie or a SYN-ACK sent twice: then the beginning is unknown. */
+	 * kernel has just measured SYN-ACK to ACK as the first round-trip time, except behind a SYN
+	 * cookie or a SYN-ACK sent twice: then it has nothing, or goes by the peer's echo of a timestamp.
+	 * That is in whole milliseconds, and in a cookie's the lowest bits are no time: up to 64 ms too
+	 * much. So with either the beginning is unknown. */
 	if (c->role == ROLE_SERVER)
-		c->began = rtt ? ts - rtt : 0;
+		c->began = rtt % USEC_PER_MSEC ? ts - (__u64)rtt * NSEC_PER_USEC : 0;
 	find_isns(c, tp);
 }
 
@@ -197,10 +199,10 @@ static __always_inline void emit(struct sock *sk, struct tcp_sock *tp, struct co
 		count(&cpu->excluded);
 		return;
 	}
-	add_ordered(&cpu->in_flight, 1);
-	ts = bpf_ktime_get_ns();
 	if (is_filtered(cpu, sk, c))
 		return;
+	add_ordered(&cpu->in_flight, 1);
+	ts = bpf_ktime_get_ns();
 	if (kind == KIND_OPENED)
 		establish(c, tp, ts);
 	stall(ts);

@@ -25,6 +25,8 @@ typedef __u32 __wsum;
 #define IPPROTO_MPTCP 262
 #define PF_EXITING 0x00000004 /* include/linux/sched.h */
 #define PF_KTHREAD 0x00200000
+#define USEC_PER_MSEC 1000 /* include/vdso/time64.h */
+#define NSEC_PER_USEC 1000
 #define SHUTDOWN_MASK 3 /* include/net/sock.h */
 #define SOCK_DEAD_BIT 0 /* enum sock_flags, include/net/sock.h */
 #define SOCK_DONE_BIT 1
@@ -145,14 +147,18 @@ struct inet_connection_sock {
 	struct inet_sock icsk_inet;
 };
 
+struct request_sock;
+
 struct tcp_sock {
 	struct inet_connection_sock inet_conn;
+	struct request_sock *fastopen_rsk;
 	__u64 bytes_received;
 	__u64 bytes_sent;
 	__u64 bytes_acked;
 	__u64 bytes_retrans;
 	__u32 segs_in;
 	__u32 segs_out;
+	__u32 data_segs_in;
 	__u32 total_retrans;
 	__u32 srtt_us;
 	__u32 rcv_nxt;

@@ -48,7 +48,7 @@ struct conn {
 	__u32 fate;    /* enum fate: see is_filtered */
 };
 
-_Static_assert(sizeof(struct conn) == 120, "conn has implicit padding");
+_Static_assert(sizeof(struct conn) == 128, "conn has implicit padding");
 
 /*
  * Per socket. Inserted by the first transition that is seen, changed by the later ones under the

@@ -50,6 +50,7 @@ enum record_flags {
 	FLAG_ISN = 1 << 7,	    /* both initial sequence numbers are known */
 	FLAG_EXCLUDED = 1 << 8,	    /* the tracer's own socket: kept in the socket's storage, never emitted */
 };
+	FLAG_TOO_LATE = 1 << 9,	    /* data came behind close(), before our FIN was dealt with */
 
 /* Largest fields first, no implicit padding; internal/probe checks the layout against internal/event. */
 struct record {

@@ -86,7 +86,7 @@ static __always_inline void own_like(struct conn *c, const struct conn *owner)
 static __always_inline bool is_served_by(const struct conn *c, struct task_struct *task)
 {
 	return task && c->role == ROLE_SERVER && is_open(c->state) && c->pid != (__u32)task->tgid &&
-	       c->owner_source != OWNER_CLOSE;
+	       c->owner_source != OWNER_CLOSE && !is_tracer(task);
 }
 
 /* The owner is the process that has it open as a file, or what was found out before, or unknown. */

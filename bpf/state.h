@@ -7,16 +7,23 @@
 
 #include <bpf/bpf_endian.h>
 
+static __always_inline bool is_tracer(struct task_struct *task)
+{
+	struct control *ctl = control();
+
+	return ctl && (__u32)task->tgid == ctl->self;
+}
+
 static __always_inline void own_task(struct conn *c, struct task_struct *task, __u32 uid,
 				     enum owner_source source)
 {
 	struct task_struct *leader = task->group_leader;
-	struct control *ctl = control();
 
 	c->uid = uid;
 	c->owner_started = leader->start_boottime;
 	__builtin_memcpy(c->comm, leader->comm, sizeof(c->comm));
-	if (ctl && (__u32)task->tgid == ctl->self)
+	/* What has been told to be open is told to be over, too. */
+	if (is_tracer(task) && !c->established)
 		c->flags |= FLAG_EXCLUDED;
 	/* Last: a program that finds these finds the rest, also without the socket's lock. */
 	barrier();
@@ -27,10 +34,7 @@ static __always_inline void own_task(struct conn *c, struct task_struct *task, _
 /* Only where a process itself drives the socket: in softirq, current is whoever was interrupted. */
 static __always_inline void own(struct conn *c, enum owner_source source)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
-	__u32 uid = (__u32)bpf_get_current_uid_gid();
-
-	own_task(c, task, uid, source);
+	own_task(c, bpf_get_current_task_btf(), (__u32)bpf_get_current_uid_gid(), source);
 	if (!(c->flags & FLAG_EXCLUDED))
 		tell_process(task, uid);
 }
@@ -45,6 +49,10 @@ static __always_inline void own_served(struct conn *c)
 	struct task_struct *task = bpf_get_current_task_btf();
 
 	if (c->owner_source != OWNER_UNKNOWN && (c->role != ROLE_SERVER || c->pid == (__u32)task->tgid))
+		return;
+	/* A snapshot holds the file that it looks at: if that is closed meanwhile, it is the tracer that
+	 * lets go of it last. */
+	if (c->owner_source != OWNER_UNKNOWN && is_tracer(task))
 		return;
 	if (!(task->flags & PF_KTHREAD))
 		own(c, OWNER_CLOSE);
@@ -104,6 +112,7 @@ static __always_inline void begin(struct conn *c, enum role role)
 	c->established = 0;
 	c->first_fin = 0;
 	c->sampled = 0;
+	c->unread = 0;
 	c->local_isn = 0;
 	c->peer_isn = 0;
 	c->states = 0;
@@ -112,6 +121,7 @@ static __always_inline void begin(struct conn *c, enum role role)
 	c->local_port = 0;
 	c->untold = 0;
 	c->over = 0;
+	c->fate = FATE_OPEN;
 	c->flags &= FLAG_EXCLUDED;
 }
 
@@ -121,7 +131,6 @@ static __always_inline void listening(struct conn *c)
 	c->flags = 0;
 	own(c, OWNER_LISTEN);
 }
-	c->fate = FATE_OPEN;
 
 static __always_inline void connecting(struct conn *c, struct sock *sk, struct tcp_sock *tp)
 {
@@ -139,6 +148,22 @@ static __always_inline void accepting(struct conn *c)
 	c->ordinal = 0;
 }
 
+/*
+ * What arrives for a socket that close() has left in FIN_WAIT1 is answered by RST, with or without an
+ * error in the socket (tcp_rcv_state_process). Only the segment itself shows that it was there.
+ */
+static __always_inline void leaving(struct conn *c, struct sock *sk, struct tcp_sock *tp)
+{
+	if (sk->sk_shutdown == SHUTDOWN_MASK)
+		c->unread = tp->data_segs_in + 1;
+}
+
+static __always_inline bool came_too_late(const struct conn *c, struct tcp_sock *tp, int old)
+{
+	return (old == TCP_FIN_WAIT1 || old == TCP_FIN_WAIT2) && c->unread &&
+	       tp->data_segs_in + 1 != c->unread;
+}
+
 static __always_inline void finishing(struct conn *c, enum closer closer)
 {
 	if (c->closer == CLOSER_NONE) {
@@ -149,14 +174,31 @@ static __always_inline void finishing(struct conn *c, enum closer closer)
 		own_served(c);
 }
 
+static __always_inline void opened(struct conn *c, struct sock *sk, struct tcp_sock *tp, int old)
+{
+	name_ends(c, sk, tp);
+	emit(sk, tp, c, KIND_OPENED, old);
+}
+
+/*
+ * Two CPUs may each make a child of one handshake, and the second goes without having been anything
+ * (inet_ehash_nolisten). Only with Fast Open is a child more than that before it is ESTABLISHED.
+ */
+static __always_inline bool is_spare(const struct conn *c, struct tcp_sock *tp, int old)
+{
+	return old == TCP_SYN_RECV && c->role == ROLE_SERVER && !tp->fastopen_rsk;
+}
+
 static __always_inline void closed(struct conn *c, struct sock *sk, struct tcp_sock *tp, int old)
 {
-	if (old == TCP_LISTEN)
+	if (old == TCP_LISTEN || is_spare(c, tp, old))
 		return;
 	if (old == TCP_SYN_SENT && c->family)
 		name_ports(c, sk, tp);
 	else if (!c->established)
 		name_ends(c, sk, tp);
+	if (came_too_late(c, tp, old))
+		c->flags |= FLAG_TOO_LATE;
 	/* Closed without a FIN. Only a process owns the lock, a softirq spins on it. */
 	if (sk->sk_lock.owned && !sk->sk_err)
 		own_served(c);
@@ -177,10 +219,14 @@ static __always_inline void step(struct conn *c, struct sock *sk, struct tcp_soc
 			accepting(c);
 		break;
 	case TCP_ESTABLISHED:
-		name_ends(c, sk, tp);
-		emit(sk, tp, c, KIND_OPENED, old);
+		opened(c, sk, tp, old);
 		break;
 	case TCP_FIN_WAIT1:
+		leaving(c, sk, tp);
+		if (old == TCP_SYN_RECV) /* Fast Open: served before the handshake's last ACK */
+			opened(c, sk, tp, old);
+		finishing(c, CLOSER_LOCAL);
+		break;
 	case TCP_LAST_ACK:
 		finishing(c, CLOSER_LOCAL);
 		break;

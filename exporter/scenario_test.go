@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -12,350 +13,403 @@ import (
 
 	gocmp "github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 
 	"github.com/connspan/connspan/internal/actor"
+	"github.com/connspan/connspan/internal/coverage"
 )
+
+// A scenario is one corner case of TCP. docs/semantics.md says of each what is told, and why.
+type scenario struct {
+	name string
+	run  func(*scene)
+}
+
+// scenarios are in the order of docs/semantics.md.
+var scenarios = slices.Concat(pairScenarios, connectScenarios, acceptScenarios, closeScenarios, vanishScenarios, reuseScenarios,
+	ownerScenarios, kernelScenarios, tracerScenarios)
+
+// TestScenario makes each corner case with real sockets, in a network namespace of its own, and wants
+// exactly the records that there are to be, and of the kernel's own counters that they agree. One alone:
+// go test ./exporter -run 'Scenario/C12'.
+func TestScenario(t *testing.T) {
+	s := &suite{t: t, tr: startTrace(t, undisturbed), blind: actor.Blind(t), kernel: map[string]int64{}, seen: map[string]int64{}, explained: map[string]int64{}}
+	t.Cleanup(s.count)
+	for _, sc := range scenarios {
+		t.Run(sc.name, func(t *testing.T) { s.play(t, sc) })
+	}
+}
+
+// undisturbed by the rest of the host, and by audits, which find owners by what they have open.
+func undisturbed(cfg *Config) { cfg.Tracer.RingSize, cfg.Tracer.Audit = 16<<20, time.Hour }
+
+// suite is what all scenarios share.
+type suite struct {
+	t            *testing.T
+	tr           *trace
+	blind        func() int
+	ran, failed  int
+	skipped      []string         // with their reasons
+	kernel, seen map[string]int64 // totals of all scenarios: what the kernel has counted, and what was told of that
+	explained    map[string]int64 // the rest, of which the scenarios say why
+}
+
+// play has a scenario happen and judges it. What a kernel does not run programs for it cannot show.
+func (s *suite) play(t *testing.T, sc scenario) {
+	var sn *scene
+	t.Cleanup(func() {
+		switch {
+		case t.Failed():
+			s.failed++
+		case t.Skipped():
+			s.skipped = append(s.skipped, sc.name+": "+sn.lacks)
+		default:
+			s.ran++
+		}
+	})
+	sn = s.enter(t)
+	sc.run(sn)
+	sn.compareCounters(s)
+	s.t.Cleanup(func() { s.checkQuiet(sn) }) // before the namespace is released
+}
+
+// enter makes a scene: a network namespace of which the kernel's counters are known.
+func (s *suite) enter(t *testing.T) *scene {
+	ns := actor.NewNetNS(s.t)
+	sn := &scene{t: t, tr: s.tr, ns: ns.For(t), reader: sdkmetric.NewManualReader(), explained: map[string]int64{}}
+	sn.netns = sn.ns.Inode()
+	blind, before := s.blind(), s.tr.now()
+	sn.excuses = func() (unseen, lost int) {
+		now := s.tr.now()
+		return s.blind() - blind + int(now.Unseen-before.Unseen), int(now.Lost - before.Lost)
+	}
+	provider := sdkmetric.NewMeterProvider(sdkmetric.WithReader(sn.reader))
+	sn.ns.Do("observing the kernel's counters", func() error { return coverage.Observe(provider.Meter("scenario")) })
+	sn.began = time.Now()
+	return sn
+}
+
+// count says how many scenarios there were.
+func (s *suite) count() {
+	s.t.Logf("measured: scenarios: %d run, %d skipped with reason, %d failed", s.ran, len(s.skipped), s.failed)
+	for _, reason := range s.skipped {
+		s.t.Logf("measured: skipped: %s", reason)
+	}
+	for name, n := range s.kernel {
+		if n != s.seen[name]+s.explained[name] {
+			s.t.Errorf("%s: the kernel has counted %d, the records make %d, and %d are explained", name, n, s.seen[name], s.explained[name])
+		}
+	}
+	s.t.Logf("measured: the kernel counted %v, the records make %v, and the scenarios explain %v", s.kernel, s.seen, s.explained)
+}
+
+// scene is where one scenario happens.
+type scene struct {
+	t      *testing.T
+	tr     *trace
+	ns     *actor.NetNS
+	netns  int64
+	began  time.Time // what is older is of a namespace that had the same inode
+	lacks  string    // why it is skipped
+	wanted int       // records so far
+	mine   []told    // found so far, of the first so many of the trace's
+	read   int
+	// excuses are, since the scene began, the state changes for which the kernel has run no program, and
+	// the events for which other traffic on the host has left no room.
+	excuses func() (unseen, lost int)
+	reader  *sdkmetric.ManualReader
+	// explained is what the kernel counts more than the records of this scenario say, by the counter's name.
+	explained map[string]int64
+}
+
+func (s *scene) caller() *actor.Caller { return s.ns.Caller() }
+
+// records are those of the namespace, in order.
+func (s *scene) records() []told {
+	s.tr.mu.Lock()
+	defer s.tr.mu.Unlock()
+	for _, r := range s.tr.records[s.read:] {
+		if r.NetNS == s.netns && r.at.After(s.began) {
+			s.mine = append(s.mine, r)
+		}
+	}
+	s.read = len(s.tr.records)
+	return slices.Clone(s.mine)
+}
+
+// await gives the records once there are n.
+func (s *scene) await(n int) (got []told) {
+	s.t.Helper()
+	s.wanted = n
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		if got = s.records(); len(got) >= n {
+			return got
+		}
+	}
+	s.excuse()
+	s.t.Fatalf("%d records after 20 s, want %d: %+v", len(got), n, got[max(0, len(got)-8):])
+	return nil
+}
+
+// checkQuiet: when all scenarios are over, nothing has been told of this one behind its back.
+func (s *suite) checkQuiet(sn *scene) {
+	if unseen, lost := sn.excuses(); unseen+lost > 0 {
+		return // what is missing has been put right since, by other records
+	}
+	if got := len(sn.records()); got != sn.wanted {
+		s.t.Errorf("%s: %d records by the end of all scenarios, want %d", sn.t.Name(), got, sn.wanted)
+	}
+}
+
+// expect wants that these are the records so far, and no others, in this order for each end.
+func (s *scene) expect(want ...told) []told {
+	s.t.Helper()
+	for i := range want {
+		want[i].NetNS = s.netns
+	}
+	got := byEnd(s.await(len(want)))
+	if d := gocmp.Diff(byEnd(want), got, cmpopts.IgnoreUnexported(told{}), cmpopts.EquateComparable(netip.AddrPort{})); d != "" {
+		s.excuse()
+		s.t.Fatalf("records (-want +told):\n%s", d)
+	}
+	checkPlausible(s.t, got)
+	checkNames(s.t, got)
+	return got
+}
+
+// excuse skips the scenario where it could not be seen as it was.
+func (s *scene) excuse() {
+	s.t.Helper()
+	if unseen, lost := s.excuses(); unseen > 0 || lost > 0 {
+		s.needs(false, fmt.Sprintf("a kernel that runs its programs (not for %d state changes), and rings with room for the host's other traffic (not for %d events)", unseen, lost))
+	}
+}
+
+// byEnd sorts by the end that is told of, and leaves the order of each end's records.
+func byEnd(records []told) []told {
+	sorted := slices.Clone(records)
+	slices.SortStableFunc(sorted, func(a, b told) int {
+		return cmp.Or(a.Local.Compare(b.Local), a.Peer.Compare(b.Peer), cmp.Compare(a.Role, b.Role))
+	})
+	return sorted
+}
+
+// checkPlausible: times are in order, and no record has what it cannot know.
+func checkPlausible(t *testing.T, sorted []told) {
+	t.Helper()
+	for i, r := range sorted {
+		if i > 0 && r.Event == nameClose && r.Local == sorted[i-1].Local && r.Peer == sorted[i-1].Peer && r.Role == sorted[i-1].Role &&
+			r.at.Before(sorted[i-1].at) {
+			t.Errorf("closed at %v, before it opened", r.at)
+		}
+		if r.Event == nameClose && !r.Preexisting && !r.Synthesized && r.duration < 0 {
+			t.Errorf("%+v: no duration", r)
+		}
+	}
+}
+
+// checkNames: both ends of a connection tell of it by the same name, and nobody else does.
+func checkNames(t *testing.T, records []told) {
+	t.Helper()
+	names := map[[2]netip.AddrPort]map[string]map[string]bool{}
+	for _, r := range records {
+		if r.Event == nameFailed {
+			continue // no name without both sequence numbers
+		}
+		tuple := [2]netip.AddrPort{r.Local, r.Peer}
+		if r.Role == "server" {
+			slices.Reverse(tuple[:])
+		}
+		if names[tuple] == nil {
+			names[tuple] = map[string]map[string]bool{}
+		}
+		if names[tuple][r.Role] == nil {
+			names[tuple][r.Role] = map[string]bool{}
+		}
+		names[tuple][r.Role][r.id] = true
+	}
+	for tuple, ends := range names {
+		if len(ends) == 2 && !gocmp.Equal(ends["client"], ends["server"]) {
+			t.Errorf("%v: connection ids %v", tuple, ends)
+		}
+		for role := range ends {
+			if ends[role][""] {
+				t.Errorf("%v: no connection id at the %s", tuple, role)
+			}
+		}
+	}
+}
+
+// compareCounters holds the kernel's own counters against what was told.
+func (s *scene) compareCounters(all *suite) {
+	s.t.Helper()
+	want := inKernelsTerms(s.records())
+	for name, n := range s.explained {
+		want[name] += n
+	}
+	var got map[string]int64
+	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		if got = s.counters(); gocmp.Equal(want, got) {
+			break
+		}
+	}
+	for name := range want {
+		all.kernel[name] += got[name]
+		all.seen[name] += want[name] - s.explained[name]
+		all.explained[name] += s.explained[name]
+	}
+	if d := gocmp.Diff(want, got); d != "" {
+		s.excuse()
+		s.t.Errorf("the kernel's counters (-by the records +by the kernel):\n%s", d)
+	}
+}
+
+// inKernelsTerms is what the kernel is to have counted; internal/coverage says when it does.
+func inKernelsTerms(records []told) map[string]int64 {
+	n := map[string]int64{"active_opens": 0, "passive_opens": 0, "attempt_fails": 0, "estab_resets": 0, "curr_estab": 0}
+	opens := map[string]string{"client": "active_opens", "server": "passive_opens"}
+	for _, r := range records {
+		switch r.Event {
+		case nameOpen:
+			n[opens[r.Role]]++
+			n["curr_estab"]++
+		case nameClose:
+			n["curr_estab"]--
+			if r.Error != "" {
+				n["estab_resets"]++
+			}
+		case nameFailed:
+			if r.Error == "address_not_available" {
+				continue // before its SYN
+			}
+			n[opens[r.Role]]++
+			if r.Error != "interrupted" && r.Error != "connection_aborted" {
+				n["attempt_fails"]++
+			}
+		}
+	}
+	return n
+}
+
+// counters are the kernel's, of the scene's namespace, since the scene began.
+func (s *scene) counters() map[string]int64 {
+	s.t.Helper()
+	all := map[string]int64{}
+	s.ns.Do("reading the kernel's counters", func() error {
+		var metrics metricdata.ResourceMetrics
+		if err := s.reader.Collect(s.t.Context(), &metrics); err != nil {
+			return err
+		}
+		for _, m := range metrics.ScopeMetrics[0].Metrics {
+			if sum, ok := m.Data.(metricdata.Sum[int64]); ok {
+				all[strings.TrimPrefix(m.Name, "connspan.kernel.tcp.")] = sum.DataPoints[0].Value
+			}
+		}
+		return nil
+	})
+	return all
+}
+
+// needs skips the scenario, and says what the kernel lacks.
+func (s *scene) needs(has bool, what string) {
+	s.t.Helper()
+	if !has {
+		s.lacks = "needs " + what
+		s.t.Skip(s.lacks)
+	}
+}
+
+// The parts that expectations are made of.
+
+// program is what the records call the processes of this test.
+var program = func() string {
+	self, err := os.Executable()
+	if err != nil {
+		return err.Error()
+	}
+	return filepath.Base(self)
+}()
+
+// client and server are an end of which the owner is known by its connect or by its listener's listen.
+func client(k *actor.Socket) told { return of(k, "client", "connect") }
+func server(k *actor.Socket) told { return of(k, "server", "listen") }
+
+func of(k *actor.Socket, role, source string) told {
+	return owned(told{Role: role, Local: k.Local, Peer: k.Peer}, k.By, source)
+}
+
+// owned is the same end with another owner.
+func owned(e told, by *actor.Caller, source string) told {
+	e.PID, e.Process, e.User, e.OwnerSource = int64(by.PID()), program, int64(os.Getuid()), source
+	return e
+}
+
+// turned is an end as the other one sees it.
+func turned(k *actor.Socket) *actor.Socket {
+	other := *k
+	other.Local, other.Peer = k.Peer, k.Local
+	return &other
+}
+
+func opened(e told) told {
+	e.Event = nameOpen
+	return e
+}
+
+func closed(e told, sent, received int64, how end) told {
+	e.Event, e.Sent, e.Received, e.Reason, e.Initiator, e.Error = nameClose, sent, received, how.Reason, how.Initiator, how.Error
+	return e
+}
+
+func failed(e told, errorType string) told {
+	e.Event, e.Error = nameFailed, errorType
+	return e
+}
+
+// whole is both records of an end.
+func whole(e told, sent, received int64, how end) []told {
+	return []told{opened(e), closed(e, sent, received, how)}
+}
 
 // end is what one end of a connection is to tell at its close.
 type end struct {
 	Reason, Initiator, Error string
 }
 
-var orderly = map[string]end{
-	"local": {"fin", "local", ""},
-	"peer":  {"fin", "peer", ""},
+var (
+	orderly = map[string]end{
+		"local": {"fin", "local", ""},
+		"peer":  {"fin", "peer", ""},
+	}
+	resets        = end{"reset_sent", "local", "connection_aborted"}
+	isReset       = end{"reset_received", "peer", "connection_reset"}
+	timesOut      = end{"timeout", "local", "timed_out"}
+	disconnects   = end{"disconnect", "local", "connection_aborted"}
+	isNotAccepted = end{"listener_closed", "local", "connection_aborted"}
+)
+
+const anyPort = "127.0.0.1:0"
+
+// connected is a connection between two processes, or within one.
+func connected(from, to *actor.Caller) (c, a *actor.Socket) {
+	l := to.Listen(anyPort, 16)
+	c = from.Dial(l.Local)
+	a = l.Accept()
+	l.Close()
+	return c, a
 }
 
-// TestScenario makes real connections, each end in a process of its own and then both in one, and
-// wants exactly the records of each end.
-func TestScenario(t *testing.T) {
-	tr := startTrace(t, nil)
-	tests := []struct {
-		name           string
-		plan           actor.Plan
-		client, server end
-	}{
-		{"IPv4", actor.Plan{Listen: "127.0.0.1:0", How: actor.ClientCloses}, orderly["local"], orderly["peer"]},
-		{"IPv6", actor.Plan{Listen: "[::1]:0", How: actor.ClientCloses}, orderly["local"], orderly["peer"]},
-		{"IPv4-mapped", actor.Plan{Listen: "127.0.0.1:0", Mapped: true, How: actor.ClientCloses}, orderly["local"], orderly["peer"]},
-		{"dual-stack listener", actor.Plan{Listen: ":0", How: actor.ClientCloses}, orderly["local"], orderly["peer"]},
-		{"non-blocking connect", actor.Plan{Listen: "127.0.0.1:0", NonBlocking: true, How: actor.ClientCloses}, orderly["local"], orderly["peer"]},
-		{"server closes first", actor.Plan{Listen: "127.0.0.1:0", How: actor.ServerCloses}, orderly["peer"], orderly["local"]},
-		{"half-close", actor.Plan{Listen: "127.0.0.1:0", How: actor.HalfClose}, orderly["local"], orderly["peer"]},
-		{
-			"SO_LINGER 0",
-			actor.Plan{Listen: "127.0.0.1:0", How: actor.ClientResets},
-			end{"reset_sent", "local", "connection_aborted"},
-			end{"reset_received", "peer", "connection_reset"},
-		},
-		{
-			"request unread",
-			actor.Plan{Listen: "127.0.0.1:0", How: actor.ServerUnread},
-			end{"reset_received", "peer", "connection_reset"},
-			end{"reset_sent", "local", "connection_aborted"},
-		},
-		{"other user", actor.Plan{Listen: "127.0.0.1:0", User: 65534, How: actor.ClientCloses}, orderly["local"], orderly["peer"]},
-		{"client killed", actor.Plan{Listen: "127.0.0.1:0", How: actor.ClientKilled}, orderly["local"], orderly["peer"]},
-		{"server killed", actor.Plan{Listen: "127.0.0.1:0", How: actor.ServerKilled}, orderly["peer"], orderly["local"]},
-	}
-	for _, tt := range tests {
-		tt.plan.Request, tt.plan.Reply = 120, 5300
-		if tt.plan.How == actor.ServerUnread {
-			tt.plan.Reply = 0
-		}
-		t.Run(tt.name+"/two processes", func(t *testing.T) {
-			server := actor.Start(t, "server", tt.plan)
-			listening := server.Report().Local
-			tt.plan.Connect = netip.AddrPortFrom(loopback(listening), listening.Port()).String()
-			client := actor.Start(t, "client", tt.plan)
-			victim := map[actor.How]*actor.Process{actor.ClientKilled: client, actor.ServerKilled: server}[tt.plan.How]
-			began := act(client, victim)
-			if victim != server {
-				server.Report()
-				server.Wait()
-			}
-			check(t, tr, tt.plan, began, expectation{client.PID(), server.PID(), tt.client, tt.server})
-		})
-		if tt.plan.How == actor.ClientKilled || tt.plan.How == actor.ServerKilled {
-			continue // the other would be killed too
-		}
-		t.Run(tt.name+"/one process", func(t *testing.T) {
-			both := actor.Start(t, "pair", tt.plan)
-			began := act(both, nil)
-			both.Wait()
-			check(t, tr, tt.plan, began, expectation{both.PID(), both.PID(), tt.client, tt.server})
-		})
-	}
+// hangUp closes both ends, one after the other has heard of it.
+func hangUp(first, second *actor.Socket) {
+	first.Close()
+	second.Read(0)
+	second.Close()
 }
 
-// loopback is the address to connect to where a server listens.
-func loopback(listening netip.AddrPort) netip.Addr {
-	if a := listening.Addr().Unmap(); !a.IsUnspecified() {
-		return a
-	}
-	return netip.MustParseAddr("127.0.0.1")
-}
-
-// act leads a client through its connection and gives its reports as one. The victim, if there is
-// one, is killed when the client has the reply.
-func act(client, victim *actor.Process) actor.Report {
-	r := client.Report()
-	client.Cue()
-	if victim != nil {
-		client.Report()
-		r.Closing = time.Now().UnixNano()
-		victim.Kill()
-		r.Ended = time.Now().UnixNano()
-	}
-	if victim != client {
-		last := client.Report()
-		r.Closing, r.Ended = last.Closing, last.Ended
-	}
-	return r
-}
-
-type expectation struct {
-	clientPID, serverPID int
-	client, server       end
-}
-
-// check holds what was told of one connection against what its processes know.
-func check(t *testing.T, tr *trace, plan actor.Plan, truth actor.Report, want expectation) {
+func errnoIs(t *testing.T, what string, got, want error) {
 	t.Helper()
-	pids := []int{want.clientPID}
-	if want.serverPID != want.clientPID {
-		pids = append(pids, want.serverPID)
+	if got != want { //nolint:errorlint // numbers, both
+		t.Fatalf("%s: %v, want %v", what, got, want)
 	}
-	got := tr.await(4, pids...)
-	sent, received := int64(plan.Request), int64(plan.Reply)
-	opened := func(pid, user int, source, role string, local, peer netip.AddrPort) told {
-		return told{
-			Event: nameOpen, PID: int64(pid), Process: "exporter.test", User: int64(user), NetNS: int64(truth.NetNS),
-			OwnerSource: source, Role: role, Local: local, Peer: peer,
-		}
-	}
-	closed := func(o told, sent, received int64, e end) told {
-		o.Event, o.Sent, o.Received, o.Reason, o.Initiator, o.Error = nameClose, sent, received, e.Reason, e.Initiator, e.Error
-		return o
-	}
-	client := opened(want.clientPID, truth.User, "connect", "client", truth.Local, truth.Peer)
-	server := opened(want.serverPID, os.Getuid(), "listen", "server", truth.Peer, truth.Local)
-	wanted := []told{client, closed(client, sent, received, want.client), server, closed(server, received, sent, want.server)}
-	sorted := slices.Clone(got)
-	slices.SortStableFunc(sorted, func(a, b told) int { return cmp.Compare(a.Role, b.Role) })
-	if d := gocmp.Diff(wanted, sorted, cmpopts.IgnoreUnexported(told{}), cmpopts.EquateComparable(netip.AddrPort{})); d != "" {
-		t.Fatalf("records (-want +told):\n%s", d)
-	}
-	checkTimes(t, sorted, truth)
-	checkSegments(t, sorted)
-}
-
-// checkSegments: packets went both ways, and loopback loses none.
-func checkSegments(t *testing.T, records []told) {
-	t.Helper()
-	for _, r := range records {
-		if r.Event == nameClose && (r.segments[0] < 1 || r.segments[1] < 1 || r.resent != 0 || r.rtt <= 0) {
-			t.Errorf("%s: %d segments sent and received, %d of them again, round-trip time %v s; want some, none and a time",
-				r.Role, r.segments, r.resent, r.rtt)
-		}
-	}
-}
-
-// checkTimes holds the times of both ends against those that the client measured around its calls.
-func checkTimes(t *testing.T, sorted []told, truth actor.Report) {
-	t.Helper()
-	for i, r := range sorted {
-		if r.id == "" || r.id != sorted[0].id {
-			t.Errorf("connection id %q, want one for both ends: %q", r.id, sorted[0].id)
-		}
-		if i > 0 && r.Event == nameClose && r.at.Before(sorted[i-1].at) {
-			t.Errorf("closed at %v, before it opened", r.at)
-		}
-	}
-	const slack = 5 * time.Millisecond // of the wall clock's calibration
-	began, connected := time.Unix(0, truth.Began).Add(-slack), time.Unix(0, truth.Connected).Add(slack)
-	open, closed := sorted[0], sorted[1]
-	if open.at.Before(began) || open.at.After(connected) {
-		t.Errorf("client open at %v, want between %v and %v", open.at, began, connected)
-	}
-	if h, most := open.handshake, float64(truth.Connected-truth.Began)/1e9; h <= 0 || h > most {
-		t.Errorf("handshake %v s, want more than 0 and at most %v", h, most)
-	}
-	least, most := float64(truth.Closing-truth.Connected)/1e9, time.Since(time.Unix(0, truth.Began)).Seconds()
-	if d := closed.duration; d < least || d > most {
-		t.Errorf("client lasted %v s, want %v to %v", d, least, most)
-	}
-	server := sorted[2]
-	if most := server.at.Sub(began).Seconds(); server.handshake <= 0 || server.handshake > most {
-		t.Errorf("handshake %v s at the server, want more than 0 and at most %v", server.handshake, most)
-	}
-}
-
-func TestScenarioRefused(t *testing.T) {
-	tr := startTrace(t, nil)
-	for _, plan := range []actor.Plan{{Connect: "127.0.0.1:1"}, {Connect: "[::1]:1"}, {Connect: "127.0.0.1:1", Mapped: true}} {
-		t.Run(fmt.Sprint(plan.Connect, plan.Mapped), func(t *testing.T) {
-			p := actor.Start(t, "refused", plan)
-			truth := p.Report()
-			p.Wait()
-			got := tr.await(1, p.PID())
-			checkFailed(t, got, truth, p.PID(), netip.MustParseAddrPort(plan.Connect), "connection_refused")
-			if got[0].Local.Addr() != got[0].Peer.Addr() || got[0].Local.Port() == 0 {
-				t.Errorf("local %v, want the loopback address and a port", got[0].Local)
-			}
-		})
-	}
-}
-
-func TestScenarioBlackhole(t *testing.T) {
-	tr := startTrace(t, nil)
-	peer := netip.MustParseAddrPort("10.9.0.2:80")
-	plan := actor.Plan{Connect: peer.String(), NonBlocking: true}
-
-	t.Run("kernel gives up", func(t *testing.T) {
-		t.Parallel()
-		p := actor.Start(t, "blackhole", plan)
-		began, truth := p.Report(), p.Report()
-		p.Wait()
-		got := tr.await(1, p.PID())
-		checkFailed(t, got, truth, p.PID(), peer, "timed_out")
-		if got[0].Local != began.Local {
-			t.Errorf("local %v, want %v", got[0].Local, began.Local)
-		}
-	})
-	t.Run("process gives up", func(t *testing.T) {
-		t.Parallel()
-		plan := plan
-		plan.How = actor.ClientCloses
-		p := actor.Start(t, "blackhole", plan)
-		p.Report()
-		time.Sleep(20 * time.Millisecond)
-		p.Cue()
-		truth := p.Report()
-		p.Wait()
-		checkFailed(t, tr.await(1, p.PID()), truth, p.PID(), peer, "connection_aborted")
-	})
-	t.Run("process killed", func(t *testing.T) {
-		t.Parallel()
-		p := actor.Start(t, "blackhole", plan)
-		truth := p.Report()
-		p.Kill()
-		truth.Ended = time.Now().UnixNano()
-		checkFailed(t, tr.await(1, p.PID()), truth, p.PID(), peer, "interrupted")
-	})
-}
-
-func checkFailed(t *testing.T, got []told, truth actor.Report, pid int, peer netip.AddrPort, errorType string) {
-	t.Helper()
-	want := []told{{
-		Event: nameFailed, PID: int64(pid), Process: "exporter.test", User: int64(truth.User), NetNS: int64(truth.NetNS),
-		OwnerSource: "connect", Role: "client",
-		Local: got[0].Local, Peer: peer, Error: errorType,
-	}}
-	if d := gocmp.Diff(want, got, cmpopts.IgnoreUnexported(told{}), cmpopts.EquateComparable(netip.AddrPort{})); d != "" {
-		t.Fatalf("records (-want +told):\n%s", d)
-	}
-	if most := float64(truth.Ended-truth.Began) / 1e9; got[0].duration <= 0 || got[0].duration > most {
-		t.Errorf("attempt lasted %v s, want more than 0 and at most %v", got[0].duration, most)
-	}
-}
-
-func TestScenarioUnaccepted(t *testing.T) {
-	tr := startTrace(t, nil)
-	p := actor.Start(t, "unaccepted", actor.Plan{Listen: "127.0.0.1:0"})
-	truth := p.Report()
-	p.Wait()
-	ends := map[string]end{}
-	for _, r := range tr.await(4, p.PID()) {
-		if r.Event == nameClose {
-			ends[r.Role] = end{r.Reason, r.Initiator, r.Error}
-			if r.Role == "client" && r.Local != truth.Local {
-				t.Errorf("local %v, want %v", r.Local, truth.Local)
-			}
-		}
-	}
-	want := map[string]end{
-		"client": {"reset_received", "peer", "connection_reset"},
-		"server": {"listener_closed", "local", "connection_aborted"},
-	}
-	if d := gocmp.Diff(want, ends); d != "" {
-		t.Error(d)
-	}
-}
-
-// TestScenarioDisconnect: one socket, two connections, each told by its own name.
-func TestScenarioDisconnect(t *testing.T) {
-	tr := startTrace(t, nil)
-	p := actor.Start(t, "disconnect", actor.Plan{Listen: "127.0.0.1:0"})
-	first, second := p.Report(), p.Report()
-	p.Wait()
-	var got, want []string
-	ids := map[string]bool{}
-	for _, r := range tr.await(8, p.PID()) {
-		if r.Role == "client" {
-			got = append(got, fmt.Sprint(r.Event, r.Local, r.Reason))
-			ids[r.id] = true
-		}
-	}
-	for _, truth := range []actor.Report{first, second} {
-		want = append(want, fmt.Sprint(nameOpen, truth.Local, ""), fmt.Sprint(nameClose, truth.Local, "disconnect"))
-	}
-	if d := gocmp.Diff(want, got); d != "" {
-		t.Error(d)
-	}
-	if len(ids) != 2 {
-		t.Errorf("connection ids %v, want two", ids)
-	}
-}
-
-// TestScenarioComm: a process may call itself anything; what arrives is text on one line.
-func TestScenarioComm(t *testing.T) {
-	tr := startTrace(t, nil)
-	p := actor.Start(t, "pair", actor.Plan{Listen: "127.0.0.1:0", How: actor.ClientCloses, Comm: []byte("a\xff\x1b[31m\nb")})
-	act(p, nil)
-	p.Wait()
-	for _, r := range tr.await(4, p.PID()) {
-		// Its executable has a name of its own, unless it had exited when that was looked at.
-		const comm = "a\ufffd\ufffd[31m\ufffdb"
-		if r.Role == "client" && !strings.Contains(r.body, " "+comm+"[") || r.Process != "exporter.test" && r.Process != comm {
-			t.Errorf("process %q in %q", r.Process, r.body)
-		}
-	}
-}
-
-// TestCrowd: thousands of connections, every end of each told once, none left, none out of order.
-func TestCrowd(t *testing.T) {
-	// The race detector makes the reader many times slower than the kernel: large rings make up for it.
-	tr := startTrace(t, func(cfg *Config) { cfg.Tracer.RingSize = 16 << 20 })
-	blind := actor.Blind(t)
-	n := 20_000
-	if testing.Short() {
-		n = 2000
-	}
-	p := actor.Start(t, "crowd", actor.Plan{Listen: "127.0.0.1:0", Request: 100, Reply: 100, How: actor.ClientCloses, Connections: n, Workers: 8})
-	p.Report()
-	p.Wait()
-	tr.await(4*n-blind(), p.PID())
-	tr.stop()
-	counts := map[string]int{}
-	for _, r := range tr.of(p.PID()) {
-		counts[r.Event+" "+r.Role]++
-		if r.Event == nameClose && !r.Synthesized && (r.Sent != 100 || r.Received != 100 || r.Reason != "fin") {
-			t.Fatalf("%+v, want 100 octets each way and fin", r)
-		}
-	}
-	unseen := blind() + int(tr.stats.Unseen)
-	for _, kind := range []string{nameOpen + " client", nameOpen + " server", nameClose + " client", nameClose + " server"} {
-		if counts[kind] > n || counts[kind] < n-unseen {
-			t.Errorf("%s: %d, want %d less at most %d", kind, counts[kind], n, unseen)
-		}
-	}
-	if open := len(openEnds(tr.of(p.PID()))); open > unseen {
-		t.Errorf("%d ends are left open, want at most %d", open, unseen)
-	}
-	s := tr.stats
-	if s.Lost != 0 || s.Gaps > uint64(unseen) {
-		t.Errorf("stats %+v, want nothing lost", s)
-	}
-	t.Logf("measured: of the state changes of %d connections the kernel skipped the first program for %d, and the second for %d of these", n, s.Misses, s.Unseen)
 }

@@ -7,8 +7,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
-	"runtime"
 	"sync"
 	"time"
 
@@ -47,6 +45,7 @@ const (
 // A Report is what an actor knows to be true. Times are Unix nanoseconds.
 type Report struct {
 	PID       int
+	TID       int // of a caller: the thread that makes the calls
 	User      int
 	NetNS     uint64 // inode of the network namespace
 	Local     netip.AddrPort
@@ -60,15 +59,12 @@ type Report struct {
 }
 
 var actors = map[string]func(Plan, *stage) error{
-	"server":     serve,
-	"client":     connect,
-	"pair":       pair,
-	"refused":    refused,
-	"blackhole":  blackhole,
-	"unaccepted": unaccepted,
-	"disconnect": disconnect,
-	"crowd":      crowd,
-	"hold":       hold,
+	"server":  serve,
+	"client":  connect,
+	"pair":    pair,
+	"refused": refused,
+	"crowd":   crowd,
+	"hold":    hold,
 }
 
 // serve reports where it listens and when its one connection is over.
@@ -251,10 +247,10 @@ func addrPort(sa unix.Sockaddr) netip.AddrPort {
 
 // ask is the client's side, up to and with the end. It says when the end began.
 func (p Plan) ask(fd int, s *stage) (closing int64, err error) {
+	closing = now() // where the peer's end is ours too: it may come as soon as it has the request
 	if err := write(fd, p.Request); err != nil {
 		return 0, fmt.Errorf("writing the request: %w", err)
 	}
-	closing = now() // where the peer's end is ours too
 	switch p.How {
 	case HalfClose:
 		if err := unix.Shutdown(fd, unix.SHUT_WR); err != nil {
@@ -368,114 +364,6 @@ func refused(p Plan, s *stage) error {
 		}
 	}
 	return s.report(r)
-}
-
-// blackhole connects, in a network namespace of its own, to an address that never answers. It
-// reports once it is connecting and again when the kernel has given up; unless it is cued before:
-// then it gives up itself.
-func blackhole(p Plan, s *stage) error {
-	runtime.LockOSThread()
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		return fmt.Errorf("making a network namespace: %w", err)
-	}
-	for _, args := range [][]string{
-		{"link", "add", "v0", "type", "veth", "peer", "name", "v1"},
-		{"addr", "add", "10.9.0.1/24", "dev", "v0"},
-		{"link", "set", "v0", "up"},
-		{"link", "set", "v1", "up"},
-		{"neigh", "add", "10.9.0.2", "lladdr", "02:00:00:00:00:02", "dev", "v0", "nud", "permanent"},
-	} {
-		if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
-			return fmt.Errorf("ip %v: %w: %s", args, err, out)
-		}
-	}
-	fd, to, err := p.socket()
-	if err != nil {
-		return err
-	}
-	if err := unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_SYNCNT, 1); err != nil {
-		return err
-	}
-	r := Report{Began: now()}
-	if err := unix.Connect(fd, to); !errors.Is(err, unix.EINPROGRESS) {
-		return fmt.Errorf("connecting without blocking: got %w", err)
-	}
-	r.Local, _ = ends(fd)
-	if err := s.report(r); err != nil {
-		return err
-	}
-	if p.How == ClientCloses {
-		if err := s.cue(); err != nil {
-			return err
-		}
-		r.Closing = now()
-	} else if err := finishConnect(fd); err != nil {
-		r.Error = err.Error()
-	}
-	err = unix.Close(fd)
-	r.Ended = now()
-	return errors.Join(err, s.report(r))
-}
-
-// unaccepted has a connection in the queue of a listener that is closed.
-func unaccepted(p Plan, s *stage) error {
-	l, err := net.Listen("tcp", p.Listen)
-	if err != nil {
-		return err
-	}
-	p.Connect = l.Addr().String()
-	r := Report{Began: now()}
-	fd, err := p.dial()
-	if err != nil {
-		return err
-	}
-	r.Connected = now()
-	r.Local, r.Peer = ends(fd)
-	if err := l.Close(); err != nil {
-		return err
-	}
-	if err := read(fd, 1); !errors.Is(err, unix.ECONNRESET) {
-		return fmt.Errorf("want the listener's RST, got %w", err)
-	}
-	err = unix.Close(fd)
-	r.Ended = now()
-	return errors.Join(err, s.report(r))
-}
-
-// disconnect connects, dissolves the connection by connect(AF_UNSPEC), and connects again with
-// the same socket. It reports each connection.
-func disconnect(p Plan, s *stage) error {
-	l, err := net.Listen("tcp", p.Listen)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = l.Close() }()
-	p.Connect = l.Addr().String()
-	fd, to, err := p.socket()
-	if err != nil {
-		return err
-	}
-	for range 2 {
-		r := Report{Began: now()}
-		if err := retry(func() error { return unix.Connect(fd, to) }); err != nil {
-			return err
-		}
-		r.Connected = now()
-		r.Local, r.Peer = ends(fd)
-		c, err := l.Accept()
-		if err != nil {
-			return err
-		}
-		var unspec unix.RawSockaddr
-		if _, _, errno := unix.Syscall(unix.SYS_CONNECT, uintptr(fd), pointer(&unspec), unix.SizeofSockaddrInet4); errno != 0 {
-			return fmt.Errorf("connect(AF_UNSPEC): %w", errno)
-		}
-		r.Ended = now()
-		if err := errors.Join(c.Close(), s.report(r)); err != nil {
-			return err
-		}
-	}
-	return unix.Close(fd)
 }
 
 // crowd makes many connections over loopback, each with a request and a reply, client closing

@@ -2,5 +2,5 @@ package actor
 
 import "unsafe"
 
-// pointer is for the one system call that x/sys/unix cannot express.
+// pointer is for system calls that x/sys/unix cannot express.
 func pointer[T any](p *T) uintptr { return uintptr(unsafe.Pointer(p)) }

@@ -84,7 +84,8 @@ func Start(t testing.TB, name string, plan Plan) *Process {
 	}
 	cmd := exec.Command(self)
 	// A process built with the race detector sleeps for a second before it exits, unless told not to.
-	cmd.Env = append(os.Environ(), nameEnv+"="+name, planEnv+"="+string(b), "GORACE=atexit_sleep_ms=0")
+	cmd.Env = append(os.Environ(), nameEnv+"="+name, planEnv+"="+string(b), "GORACE=atexit_sleep_ms=0",
+		"GODEBUG=asyncpreemptoff=1") // nor has it signals of its own that would interrupt its calls
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {

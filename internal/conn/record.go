@@ -132,6 +132,8 @@ func judge(e *event.Event) Record {
 // tcp_input.c and tcp_timer.c say who leaves which behind).
 func reason(e *event.Event) Reason {
 	switch errno := syscall.Errno(e.Errno); {
+	case e.Has(event.TooLate) && !e.Has(event.FINReceived) && (errno == 0 || errno == syscall.ECONNRESET):
+		return ResetSent // tcp_rcv_state_process, which uses tcp_reset or tcp_done
 	case errno == syscall.ECONNRESET, errno == syscall.EPIPE: // tcp_reset; EPIPE from CLOSE_WAIT
 		return ResetReceived
 	case errno == syscall.ECONNABORTED: // tcp_abort: destroyed by an administrator
@@ -142,10 +144,10 @@ func reason(e *event.Event) Reason {
 		return Unknown
 	}
 	switch {
-	case e.Has(event.Unaccepted): // inet_csk_listen_stop
-		return ListenerClosed
 	case e.OldState == event.LastAck, e.OldState == event.Closing:
 		return FIN
+	case e.Has(event.Unaccepted) && e.Role != event.Client && (e.OldState == event.Established || e.OldState == event.CloseWait):
+		return ListenerClosed // inet_csk_listen_stop; a subflow of MPTCP is nobody's file either
 	case e.OldState == event.FinWait2 && e.Has(event.Linger2):
 		return ResetSent
 	case e.OldState == event.FinWait2 && (e.Has(event.FINReceived) || e.Has(event.Dead)):
@@ -209,7 +211,7 @@ func failure(e *event.Event) string {
 	switch {
 	case e.Errno != 0:
 		return errorType(syscall.Errno(e.Errno))
-	case e.SegsOut == 0: // no SYN: inet_hash_connect found no port, or the tuple in use
+	case e.SegsOut == 0 && e.OldState == event.SynSent: // no SYN: inet_hash_connect found no port, or the tuple in use
 		return errorType(syscall.EADDRNOTAVAIL)
 	case e.Has(event.Exiting):
 		return errorType(syscall.EINTR)

@@ -75,6 +75,8 @@ const (
 	Exiting                       // the current process was exiting
 	HasISN                        // both initial sequence numbers are known
 )
+	_                             // never emitted
+	TooLate                       // data came behind close(), before the FIN was dealt with
 
 // State is a TCP state in the kernel's numbering (include/net/tcp_states.h).
 type State uint8
@@ -137,9 +139,9 @@ type Event struct {
 	OwnerSource   OwnerSource
 	Late          bool // set by the merge: released behind a younger event
 }
+	Filtered      bool // set by the table: of a connection that is not to be told of
 
 // Has reports whether all of f are set.
-	Filtered      bool // set by the table: of a connection that is not to be told of
 func (e *Event) Has(f Flags) bool { return e.Flags&f == f }
 
 // Been reports whether the connection has been in state s before this event.
