@@ -150,26 +150,29 @@ static __always_inline struct process_record *reserve_process(void)
 }
 
 /*
- * Tells of the process that task is in, the current one, unless that has been done. Not an event: it
- * is not stamped, and in the ring before any event that it is about has been stamped.
+ * Tells of the process that is current, unless that has been done. Not an event: it is not stamped, and
+ * in the ring before any event that it is about has been stamped. Global, so that the verifier looks at
+ * it once, not wherever it is called.
  */
-static __noinline void tell_process(struct task_struct *task, __u32 uid)
+__noinline int tell_process(void)
 {
+	struct task_struct *task = bpf_get_current_task_btf();
 	struct task_struct *leader = task->group_leader;
+	__u32 uid = (__u32)bpf_get_current_uid_gid();
 	struct told now = {.uid = uid, .execs = leader->self_exec_id}, *told;
 	struct cpu *cpu = this_cpu();
 	struct process_record *r;
 
 	if (!cpu)
-		return;
+		return 0;
 	__builtin_memcpy(now.comm, leader->comm, sizeof(now.comm));
 	told = bpf_task_storage_get(&processes, leader, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
 	if (told && is_told(told, &now))
-		return;
+		return 0;
 	r = reserve_process();
 	if (!r) {
 		count(&cpu->unnamed);
-		return;
+		return 0;
 	}
 	r->started = leader->start_boottime;
 	r->pid = task->tgid;
@@ -186,6 +189,7 @@ static __noinline void tell_process(struct task_struct *task, __u32 uid)
 		*told = now;
 	add_ordered(&cpu->processes, 1);
 	bpf_ringbuf_submit(r, wake_flags());
+	return 0;
 }
 
 #endif

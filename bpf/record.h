@@ -37,6 +37,7 @@ enum owner_source {
 	OWNER_LISTEN = 2,  /* called listen() on the socket that this one was cloned from */
 	OWNER_CLOSE = 3,   /* ended it: sent the local FIN, or closed it without one */
 	OWNER_FILE = 4,	   /* has it open as a file */
+	OWNER_ACCEPT = 5,  /* called accept(), and is not who called listen() */
 };
 
 enum record_flags {
@@ -49,8 +50,8 @@ enum record_flags {
 	FLAG_EXITING = 1 << 6,	    /* the current process was exiting */
 	FLAG_ISN = 1 << 7,	    /* both initial sequence numbers are known */
 	FLAG_EXCLUDED = 1 << 8,	    /* the tracer's own socket: kept in the socket's storage, never emitted */
-};
 	FLAG_TOO_LATE = 1 << 9,	    /* data came behind close(), before our FIN was dealt with */
+};
 
 /* Largest fields first, no implicit padding; internal/probe checks the layout against internal/event. */
 struct record {

@@ -36,7 +36,7 @@ static __always_inline void own(struct conn *c, enum owner_source source)
 {
 	own_task(c, bpf_get_current_task_btf(), (__u32)bpf_get_current_uid_gid(), source);
 	if (!(c->flags & FLAG_EXCLUDED))
-		tell_process(task, uid);
+		tell_process();
 }
 
 /*

@@ -75,7 +75,7 @@ var roleNames = map[event.Role]string{
 
 var ownerSourceNames = map[event.OwnerSource]string{
 	event.OwnerConnect: "connect", event.OwnerListen: "listen", event.OwnerClose: "close",
-	event.OwnerFile: "file",
+	event.OwnerFile: "file", event.OwnerAccept: "accept",
 }
 
 // putCommon puts what every record has. Whatever is not known is left out.

@@ -21,10 +21,10 @@ func checkBalance(t testing.TB, x *Exporter, records uint64) Stats {
 		name        string
 		left, right uint64
 	}
-	var submitted, lost uint64
+	var submitted, lost, processes uint64
 	var identities []identity
 	for cpu, c := range s.CPUs {
-		submitted, lost = submitted+c.Submitted, lost+c.RingFull+c.NoRing
+		submitted, lost, processes = submitted+c.Submitted, lost+c.RingFull+c.NoRing, processes+c.Processes
 		name := fmt.Sprintf("Numbered = Submitted + RingFull + NoRing on CPU %d", cpu)
 		identities = append(identities, identity{name, c.Numbered, c.Submitted + c.RingFull + c.NoRing})
 	}
@@ -32,6 +32,8 @@ func checkBalance(t testing.TB, x *Exporter, records uint64) Stats {
 		{"Lost = RingFull + NoRing", s.Lost, lost},
 		{"Lost = Missing + what no event has followed", s.Lost, s.Missing + unlocated(t, x, s.CPUs)},
 		{"Submitted = Read", submitted, s.Read},
+		{"Processes = Introduced", processes, s.Introduced},
+		{"Misnamed = 0", s.Misnamed, 0},
 		{"Read = Released + Pending + Malformed", s.Read, s.Released + uint64(s.Pending) + s.Malformed},
 		{"Released = Opened + Closed + Failed + Adopted + Repeated + Sampled + FilteredEvents", s.Released, s.Opened + s.Closed + s.Failed + s.Adopted + s.Repeated + s.Sampled + s.FilteredEvents},
 		{"records = Opened + Closed + Failed + Adopted + Synthesized + Heartbeats", records, s.Opened + s.Closed + s.Failed + s.Adopted + s.Synthesized + s.Heartbeats},

@@ -126,7 +126,13 @@ func (x *Exporter) start() (err error) {
 		x.samples.heartbeat = newPace(x.cfg.Logs.Heartbeat, now)
 	}
 	x.publish(0)
-	return x.tracer.Attach()
+	if err := x.tracer.Attach(); err != nil {
+		return err
+	}
+	if err := x.tracer.AcceptUnseen; err != nil {
+		x.logger.Debug("whoever accepts a connection for another process is found at its end", "error", err)
+	}
+	return nil
 }
 
 // Run tells of the connections that are open already and of every one from New on, until ctx ends,

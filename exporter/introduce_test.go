@@ -55,7 +55,8 @@ func shortLived(t *testing.T, shell, group string, processes int, attributes map
 	resources := map[int64]map[string]any{} // by pid
 	var mu sync.Mutex
 	tr := startTraceTo(t, allowedCPUs(t), func(cfg *Config, to *Consumers, _ *trace) {
-		cfg.Tracer.Interval = NewDefaultConfig().Tracer.Interval
+		// Whatever else happens on this host is to find room, too.
+		cfg.Tracer.Interval, cfg.Tracer.RingSize = NewDefaultConfig().Tracer.Interval, 16<<20
 		sink, err := consumer.NewLogs(func(_ context.Context, ld plog.Logs) error {
 			mu.Lock()
 			defer mu.Unlock()

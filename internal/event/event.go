@@ -59,6 +59,7 @@ const (
 	OwnerListen              // called listen on the socket that this one was cloned from
 	OwnerClose               // ended it: sent the local FIN, or closed it without one
 	OwnerFile                // has it open as a file
+	OwnerAccept              // called accept, and is not who called listen
 )
 
 // Flags are facts about the socket at the time of the event.
@@ -74,9 +75,9 @@ const (
 	Linger2                       // TCP_LINGER2 < 0
 	Exiting                       // the current process was exiting
 	HasISN                        // both initial sequence numbers are known
-)
 	_                             // never emitted
 	TooLate                       // data came behind close(), before the FIN was dealt with
+)
 
 // State is a TCP state in the kernel's numbering (include/net/tcp_states.h).
 type State uint8
@@ -138,8 +139,8 @@ type Event struct {
 	OldState      State // what it left
 	OwnerSource   OwnerSource
 	Late          bool // set by the merge: released behind a younger event
-}
 	Filtered      bool // set by the table: of a connection that is not to be told of
+}
 
 // Has reports whether all of f are set.
 func (e *Event) Has(f Flags) bool { return e.Flags&f == f }
@@ -256,8 +257,8 @@ func (e *Event) check(family uint16) error {
 		return fmt.Errorf("%w: closer %d, want at most %d", ErrMalformed, e.Closer, CloserBoth)
 	case e.OldState < Established || e.OldState > Closing:
 		return fmt.Errorf("%w: TCP state %d, want %d to %d", ErrMalformed, e.OldState, Established, Closing)
-	case e.OwnerSource > OwnerFile:
-		return fmt.Errorf("%w: owner source %d, want at most %d", ErrMalformed, e.OwnerSource, OwnerFile)
+	case e.OwnerSource > OwnerAccept:
+		return fmt.Errorf("%w: owner source %d, want at most %d", ErrMalformed, e.OwnerSource, OwnerAccept)
 	case e.BytesSent > maxBytes || e.BytesReceived > maxBytes:
 		return fmt.Errorf("%w: %d octets sent, %d received, want at most %d", ErrMalformed, e.BytesSent, e.BytesReceived, uint64(maxBytes))
 	case family != afINET && family != afINET6:

@@ -90,7 +90,7 @@ func TestDecodeMalformed(t *testing.T) {
 		{"closer", set(offCloser, 4), "malformed record: closer 4, want at most 3"},
 		{"state", set(offOldState, 12), "malformed record: TCP state 12, want 1 to 11"},
 		{"no state", set(offOldState, 0), "malformed record: TCP state 0, want 1 to 11"},
-		{"owner", set(offOwnerSource, 9), "malformed record: owner source 9, want at most 4"},
+		{"owner", set(offOwnerSource, 9), "malformed record: owner source 9, want at most 5"},
 		{"family", set(offFamily, 1), "malformed record: address family 1, want 2 or 10"},
 		{"ordinal", set(offOrdinal, 0), "malformed record: ordinal 0, want at least 1"},
 	}

@@ -76,6 +76,8 @@ func (c Config) Validate() error {
 type Tracer struct {
 	objects  tracerObjects
 	links    []link.Link
+	accept   link.Link // nil where the kernel refuses it
+	types    *btf.Spec // nil for the kernel's own
 	rings    []*ring
 	cpus     []tracerCpu // mmapped; written by the programs
 	control  *tracerControl
@@ -88,6 +90,11 @@ type Tracer struct {
 
 	skipped    atomic.Uint64 // state changes that no program has seen
 	skippedNow uint64        // the same, or the second is about to, at the latest Lost
+
+	// AcceptUnseen is why the kernel does not let a program see who accepts a connection, from Attach on; nil
+	// where it does. Without it, the owner of an accepted connection is who listens, until somebody else ends
+	// it, or is found to have it open.
+	AcceptUnseen error
 
 	crowded bool // a ring was more than a quarter full at the latest Drain
 }
@@ -128,11 +135,11 @@ func load(cfg Config) (*Tracer, error) {
 	}
 	spec.Maps["cpus"].MaxEntries = uint32(possible)
 	spec.Maps["rings"].MaxEntries = uint32(possible) + 1
-	if err := setConstants(spec, possible, cfg.Stall); err != nil {
+	if err := setConstants(spec, possible, cfg); err != nil {
 		return nil, err
 	}
 
-	t := &Tracer{}
+	t := &Tracer{types: types}
 	opts := &ebpf.CollectionOptions{Programs: ebpf.ProgramOptions{KernelTypes: types}}
 	if err := spec.LoadAndAssign(&t.objects, opts); err != nil {
 		return nil, fmt.Errorf("loading the BPF object: %w", err)
@@ -143,7 +150,7 @@ func load(cfg Config) (*Tracer, error) {
 	return t, nil
 }
 
-func setConstants(spec *ebpf.CollectionSpec, possible int, stall Stall) error {
+func setConstants(spec *ebpf.CollectionSpec, possible int, cfg Config) error {
 	constants := map[string]any{"list_slot": uint32(possible)}
 	if len(cfg.Filter) > 0 {
 		constants["filter_rules"], constants["filter"] = uint32(len(cfg.Filter)), filterTable(cfg.Filter)
@@ -239,6 +246,7 @@ func (t *Tracer) Attach() error {
 		}
 		t.links = append(t.links, l)
 	}
+	t.AcceptUnseen = t.attachAccept()
 	return nil
 }
 
@@ -279,6 +287,10 @@ func (t *Tracer) Drain(yield func(cpu int, sample []byte)) {
 // may go on for a little while: see InFlight.
 func (t *Tracer) Detach() error {
 	var errs []error
+	if t.accept != nil {
+		errs = append(errs, t.accept.Close())
+		t.accept = nil
+	}
 	// The first last: what it is skipped for while it is alone is unseen, and counted as that.
 	for _, l := range slices.Backward(t.links) {
 		errs = append(errs, l.Close())

@@ -1,6 +1,7 @@
 package probe
 
 import (
+	"context"
 	"errors"
 	"net"
 	"net/netip"
@@ -147,6 +148,18 @@ func TestProcesses(t *testing.T) {
 	}
 }
 
+// TestAcceptIsSeen: distributions' kernels let programs see who accepts; a host may forbid it.
+func TestAcceptIsSeen(t *testing.T) {
+	err := mustAttach(t, Config{}).AcceptUnseen
+	switch {
+	case err == nil:
+	case os.Getenv("CONNSPAN_TEST_VM") != "" && runtime.GOARCH == "amd64":
+		t.Error(err)
+	default:
+		t.Skip("needs fexit programs: ", err)
+	}
+}
+
 // TestProcessBelowMounts: the path of an executable goes through all mounts that it is in, as /proc has it.
 func TestProcessBelowMounts(t *testing.T) {
 	bash, err := os.ReadFile("/bin/bash")
@@ -263,9 +276,11 @@ func TestCountersAddUp(t *testing.T) {
 func TestWaitWakes(t *testing.T) {
 	tr := mustAttach(t, Config{})
 	for i := range 20 {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
 		woken := make(chan error, 1)
 		p := actor.Start(t, "refused", actor.Plan{Connect: "127.0.0.1:1"})
-		go func() { woken <- awaitPID(t, tr, p.PID()) }()
+		go func() { woken <- awaitPID(ctx, tr, p.PID()) }()
 		p.Report()
 		p.Wait()
 		select {
@@ -274,16 +289,16 @@ func TestWaitWakes(t *testing.T) {
 				t.Fatal(err)
 			}
 		case <-time.After(20 * time.Second):
-			tr.poll.interrupt()
+			cancel()
 			t.Fatalf("round %d: the reader sleeps on, beside an event", i)
 		}
 	}
 }
 
 // awaitPID reads until it has an event of the process.
-func awaitPID(t *testing.T, tr *Tracer, pid int) error {
-	for found := false; !found && t.Context().Err() == nil; {
-		if err := tr.Wait(t.Context(), time.Millisecond, time.Hour); err != nil {
+func awaitPID(ctx context.Context, tr *Tracer, pid int) error {
+	for found := false; !found && ctx.Err() == nil; {
+		if err := tr.Wait(ctx, time.Millisecond, time.Hour); err != nil {
 			return err
 		}
 		tr.Drain(func(cpu int, sample []byte) {

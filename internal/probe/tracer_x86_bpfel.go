@@ -39,6 +39,8 @@ type tracerConn struct {
 	Untold       uint8
 	Over         uint8
 	Sampled      uint32
+	Unread       uint32
+	Fate         uint32
 }
 
 type tracerControl struct {
@@ -62,7 +64,25 @@ type tracerCpu struct {
 	Foreign   uint64
 	Processes uint64
 	Unnamed   uint64
-	Pad       [4]uint64
+	Filtered  uint64
+	Pad       [3]uint64
+}
+
+type tracerFilterRule struct {
+	_        structs.HostLayout
+	Prefixes [8]struct {
+		_      structs.HostLayout
+		Addr   [4]uint32
+		Mask   [4]uint32
+		Family uint32
+	}
+	Netns       [8]uint32
+	Ports       [8]uint32
+	PrefixCount uint32
+	NetnsCount  uint32
+	PortCount   uint32
+	Roles       uint32
+	Exclude     uint32
 }
 
 type tracerNowArgs struct {
@@ -156,6 +176,8 @@ const (
 	tracerProgRememberTcp        = "remember_tcp"
 	tracerProgSampleStored       = "sample_stored"
 	tracerProgSecond             = "second"
+	tracerVarFilter              = "filter"
+	tracerVarFilterRules         = "filter_rules"
 	tracerVarListSlot            = "list_slot"
 	tracerVarStallCpu            = "stall_cpu"
 	tracerVarStallEvery          = "stall_every"
@@ -235,6 +257,8 @@ type tracerMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type tracerVariableSpecs struct {
+	Filter              *ebpf.VariableSpec `ebpf:"filter"`
+	FilterRules         *ebpf.VariableSpec `ebpf:"filter_rules"`
 	ListSlot            *ebpf.VariableSpec `ebpf:"list_slot"`
 	StallCpu            *ebpf.VariableSpec `ebpf:"stall_cpu"`
 	StallEvery          *ebpf.VariableSpec `ebpf:"stall_every"`
@@ -288,6 +312,8 @@ func (m *tracerMaps) Close() error {
 //
 // It can be passed to loadTracerObjects or ebpf.CollectionSpec.LoadAndAssign.
 type tracerVariables struct {
+	Filter              *ebpf.Variable `ebpf:"filter"`
+	FilterRules         *ebpf.Variable `ebpf:"filter_rules"`
 	ListSlot            *ebpf.Variable `ebpf:"list_slot"`
 	StallCpu            *ebpf.Variable `ebpf:"stall_cpu"`
 	StallEvery          *ebpf.Variable `ebpf:"stall_every"`
