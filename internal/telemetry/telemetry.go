@@ -65,6 +65,9 @@ type Telemetry struct {
 	address  string
 	server   *http.Server
 	serving  sync.WaitGroup
+
+	looking sync.Mutex
+	stats   func() (exporter.Stats, error) // of the tracer, while it is watched
 }
 
 // Start serves /metrics and /healthz, which says that the program is starting, unless cfg has no
@@ -124,7 +127,10 @@ func (t *Telemetry) serve(registry *prometheus.Registry) error {
 			t.meters.Shutdown(context.Background()))
 	}
 	mux := http.NewServeMux()
-	mux.Handle("GET /healthz", t.health)
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) {
+		t.look()
+		t.health.ServeHTTP(w, r)
+	})
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{Timeout: scrapeTimeout, MaxRequestsInFlight: maxScrapes}))
 	t.address = listener.Addr().String()
 	t.server = &http.Server{
@@ -149,17 +155,20 @@ func (t *Telemetry) MeterProvider() metric.MeterProvider { return t.meters }
 // each under a name of its own.
 func (t *Telemetry) Report(name string, event *componentstatus.Event) { t.health.report(name, event) }
 
-// Watch looks at the totals every second, from which on /healthz says ok or degraded, until ctx ends or
-// stop is called; then it says stopping. stop returns when stats is no longer called.
+// Watch looks at the totals every few seconds, and whenever /healthz is asked for, which says ok or degraded
+// from then on, until ctx ends or stop is called; then it says stopping. stop returns when stats is no longer
+// called.
 func (t *Telemetry) Watch(ctx context.Context, stats func() (exporter.Stats, error)) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
+	t.watch(stats)
 	var watching sync.WaitGroup
 	watching.Go(func() {
 		defer t.health.stop()
+		defer t.watch(nil)
 		tick := time.NewTicker(watchEvery)
 		defer tick.Stop()
 		for ctx.Err() == nil {
-			t.look(stats)
+			t.look()
 			select {
 			case <-ctx.Done():
 			case <-tick.C:
@@ -172,9 +181,21 @@ func (t *Telemetry) Watch(ctx context.Context, stats func() (exporter.Stats, err
 	}
 }
 
+// watch says what to look at: nothing, when stats is nil.
+func (t *Telemetry) watch(stats func() (exporter.Stats, error)) {
+	t.looking.Lock()
+	defer t.looking.Unlock()
+	t.stats = stats
+}
+
 // look takes the totals of now. Without them there is no new word, which health notices.
-func (t *Telemetry) look(stats func() (exporter.Stats, error)) {
-	s, err := stats()
+func (t *Telemetry) look() {
+	t.looking.Lock()
+	defer t.looking.Unlock()
+	if t.stats == nil {
+		return
+	}
+	s, err := t.stats()
 	if err != nil {
 		return
 	}
