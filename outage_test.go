@@ -18,7 +18,6 @@ import (
 	"testing"
 	"time"
 
-	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/plog"
 	"go.opentelemetry.io/collector/pdata/plog/plogotlp"
 	"go.opentelemetry.io/collector/pdata/pmetric/pmetricotlp"
@@ -35,8 +34,13 @@ const (
 	outageEnv = "CONNSPAN_TEST_OUTAGE"
 	longRate  = 1000
 	maxRSS    = 150 << 20
-	// crowded is the address of the crowds' servers: what else happens on this host does not count.
-	crowded = "127.7.7.7"
+)
+
+// crowdPort is where the crowds' servers listen, crowdsOnly the filter: what else happens on this host
+// does not count.
+var (
+	crowdPort  = 10000 + os.Getpid()%10000
+	crowdsOnly = fmt.Sprintf(`[{include: {port: [%d]}}, {exclude: {cidr: ["0.0.0.0/0", "::/0"]}}]`, crowdPort)
 )
 
 // receiver is an OTLP server that counts what it is sent, and can be down. It tells items by what they say.
@@ -48,6 +52,7 @@ type receiver struct {
 
 	mu    sync.Mutex
 	seen  map[uint64]int
+	items int      // that came
 	order []uint64 // of log records
 }
 
@@ -88,13 +93,6 @@ func (s *receiver) down() {
 	}
 }
 
-// counts reports whether an item is about a connection of a crowd.
-func counts(attributes pcommon.Map) bool {
-	local, _ := attributes.Get("network.local.address")
-	peer, _ := attributes.Get("network.peer.address")
-	return local.Str() == crowded || peer.Str() == crowded
-}
-
 type receiverLogs struct {
 	plogotlp.UnimplementedGRPCServer
 	*receiver
@@ -106,11 +104,10 @@ func (s *receiverLogs) Export(_ context.Context, r plogotlp.ExportRequest) (plog
 	for _, rl := range r.Logs().ResourceLogs().All() {
 		for _, sl := range rl.ScopeLogs().All() {
 			for _, lr := range sl.LogRecords().All() {
-				if counts(lr.Attributes()) {
-					key := s.key(lr)
-					s.seen[key]++
-					s.order = append(s.order, key)
-				}
+				key := s.key(lr)
+				s.seen[key]++
+				s.items++
+				s.order = append(s.order, key)
 			}
 		}
 	}
@@ -118,7 +115,7 @@ func (s *receiverLogs) Export(_ context.Context, r plogotlp.ExportRequest) (plog
 }
 
 func (s *receiver) key(lr plog.LogRecord) uint64 {
-	return maphash.String(s.seed, fmt.Sprint(lr.EventName(), lr.Timestamp(), attr(lr, "tcp.connection.id"), attr(lr, "network.tcp.handshake.role"),
+	return maphash.String(s.seed, fmt.Sprint(lr.EventName(), attr(lr, "tcp.connection.id"), attr(lr, "network.tcp.handshake.role"),
 		attr(lr, "network.local.port"), attr(lr, "network.peer.port")))
 }
 
@@ -133,9 +130,8 @@ func (s *receiverTraces) Export(_ context.Context, r ptraceotlp.ExportRequest) (
 	for _, rs := range r.Traces().ResourceSpans().All() {
 		for _, ss := range rs.ScopeSpans().All() {
 			for _, span := range ss.Spans().All() {
-				if counts(span.Attributes()) {
-					s.seen[maphash.Comparable(s.seed, span.SpanID())]++
-				}
+				s.seen[maphash.Comparable(s.seed, span.SpanID())]++
+				s.items++
 			}
 		}
 	}
@@ -150,13 +146,17 @@ func (*receiverMetrics) Export(context.Context, pmetricotlp.ExportRequest) (pmet
 	return pmetricotlp.NewExportResponse(), nil
 }
 
-func (s *receiver) count() (items int) {
+func (s *receiver) count() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, n := range s.seen {
-		items += n
-	}
-	return items
+	return s.items
+}
+
+// distinct is the number of items, however often they came.
+func (s *receiver) distinct() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.seen)
 }
 
 // quiet waits until nothing more comes, which is an audit later.
@@ -208,8 +208,8 @@ func (s *receiver) compare(reference *receiver) (lost, again int) {
 	return lost, again
 }
 
-// outage is the program between a server that can be down and one that never is: what this one gets
-// is what the other is to get.
+// outage is the program and a server that can be down. A second program, which is left alone, sends the
+// same to a server that never is: what this one gets is what the other is to get.
 type outage struct {
 	*program  // that runs now
 	t         *testing.T
@@ -234,13 +234,20 @@ func startOutage(t *testing.T, storage, queue string) *outage {
 	}
 	o.config = writeConfig(t, fmt.Sprintf(`
 tracer: {audit: 1s}
+filter: %s
 telemetry: {address: ""}
 storage: {%s}
 exporters:
   otlp: {endpoint: %q, tls: {insecure: true}, timeout: 2m, sending_queue: {%s}} # a late answer must not make a request come twice
-  otlp/reference: {endpoint: %q, tls: {insecure: true}, timeout: 2m, compression: none}
-`, storage, o.sink.address, queue, o.reference.address))
+`, crowdsOnly, storage, o.sink.address, queue))
 	o.reference.up()
+	start(t, nil, mustBinary(t), "--config", writeConfig(t, fmt.Sprintf(`
+tracer: {audit: 1s}
+filter: %s
+metrics: {interval: 0s}
+telemetry: {address: ""}
+exporters: {otlp: {endpoint: %q, tls: {insecure: true}, timeout: 2m, compression: none}}
+`, crowdsOnly, o.reference.address))).await(tracing)
 	o.start()
 	return o
 }
@@ -251,18 +258,18 @@ func (o *outage) start() {
 	o.await(tracing)
 }
 
-// load makes connections until the outage has been long enough.
-func (o *outage) load() {
+// load makes connections for a part of the outage.
+func (o *outage) load(part time.Duration) {
 	o.t.Helper()
-	plan := actor.Plan{Listen: crowded + ":0", Request: 1, Reply: 1, How: actor.ClientCloses, Connections: longRate, Workers: 8}
+	plan := actor.Plan{Listen: fmt.Sprint("127.7.7.7:", crowdPort), Request: 1, Reply: 1, How: actor.ClientCloses, Connections: longRate, Workers: 8}
 	for begin, n := time.Now(), 1; ; n++ {
 		crowd := actor.Start(o.t, "crowd", plan)
 		crowd.Report()
 		crowd.Wait()
-		if o.long == 0 && n == 5 || o.long > 0 && time.Since(begin) > o.long {
+		if part == 0 && n == 5 || part > 0 && time.Since(begin) > part {
 			return
 		}
-		if o.long > 0 {
+		if part > 0 {
 			time.Sleep(time.Until(begin.Add(time.Duration(n) * time.Second)))
 		}
 	}
@@ -296,9 +303,7 @@ func (o *outage) end() map[string]account {
 		if sum := a.Sent + a.Rejected + a.Dropped + a.refused() + a.GivenUp + a.Queued; a.Offered+a.Recovered != sum || a.Queued < 0 {
 			o.t.Errorf("does not add up: %+v", a)
 		}
-		if a.Exporter == "otlp" {
-			accounts[a.Signal] = a
-		}
+		accounts[a.Signal] = a
 	}
 	return accounts
 }
@@ -349,10 +354,17 @@ func (o *outage) check(again int) {
 // delivered waits until the server has all that the reference has.
 func (o *outage) delivered() {
 	o.t.Helper()
+	begin, had := time.Now(), o.sink.count()
 	o.reference.quiet()
-	for deadline := time.Now().Add(2*time.Minute + 4*o.long); ; time.Sleep(200 * time.Millisecond) {
+	for deadline := begin.Add(2*time.Minute + 4*o.long); ; time.Sleep(200 * time.Millisecond) {
+		if o.sink.distinct() < o.reference.distinct() && time.Now().Before(deadline) {
+			continue // to compare them takes long, and the servers wait
+		}
 		lost, _ := o.sink.compare(o.reference)
 		if lost == 0 {
+			if seconds := time.Since(begin).Seconds(); seconds > 1 {
+				o.t.Logf("%.0f items a second while the queues empty", float64(o.sink.count()-had)/seconds)
+			}
 			return
 		}
 		if time.Now().After(deadline) {
@@ -367,31 +379,31 @@ func (o *outage) delivered() {
 func TestOutage(t *testing.T) {
 	for name, meanwhile := range map[string]func(*outage){
 		"only the server": func(o *outage) {
-			o.load()
+			o.load(o.long)
 			o.reference.quiet()
 		},
 		"killed": func(o *outage) {
-			o.load()
+			o.load(o.long / 2)
 			o.reference.quiet()
 			o.kill()
 			o.start()
-			o.load()
+			o.load(o.long / 2)
 			o.reference.quiet()
 		},
 		"stopped": func(o *outage) {
-			o.load()
+			o.load(o.long / 2)
 			o.reference.quiet()
 			if a := o.end()["logs"]; a.Queued != a.Offered {
 				t.Errorf("stopped while its server is down: %+v", a)
 			}
 			o.start()
-			o.load()
+			o.load(o.long / 2)
 			o.reference.quiet()
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			directory := filepath.Join(t.TempDir(), "queues")
-			o := startOutage(t, "max_size: 4GiB, directory: "+directory, "")
+			o := startOutage(t, "directory: "+directory, "") // as large as it is unless told otherwise
 			meanwhile(o)
 			o.measure()
 			t.Logf("%d items, %d MiB of queues, at most %d MiB of memory", o.reference.count(), sizeOf(t, directory)>>20, o.peak>>20)
@@ -406,7 +418,7 @@ func TestOutage(t *testing.T) {
 				}
 			}
 			o.check(0)
-			if size := sizeOf(t, directory); size > 100<<20 {
+			if size := sizeOf(t, directory); size > 32<<20 {
 				t.Errorf("%d MiB of queues are left", size>>20)
 			}
 		})
@@ -417,7 +429,7 @@ func TestOutage(t *testing.T) {
 // what was on its way come twice.
 func TestKilledWhileSending(t *testing.T) {
 	o := startOutage(t, "directory: "+filepath.Join(t.TempDir(), "queues"), "")
-	o.load()
+	o.load(o.long)
 	o.reference.quiet()
 	const kills = 3
 	for range kills {
@@ -434,14 +446,14 @@ func TestKilledWhileSending(t *testing.T) {
 	o.sink.up()
 	o.delivered()
 	o.end()
-	o.check(kills * 2 * 2048) // a batch of each signal
+	o.check(kills * 2 * 3000) // of each signal what is sent at once, 2 MiB
 }
 
 // TestOutageWithoutStorage: memory holds the oldest, and the rest is refused and counted.
 func TestOutageWithoutStorage(t *testing.T) {
 	const queueSize = 5000
 	o := startOutage(t, "", fmt.Sprint("queue_size: ", queueSize))
-	o.load()
+	o.load(o.long)
 	o.reference.quiet()
 	o.sink.up()
 	o.sink.quiet()
@@ -466,7 +478,7 @@ func TestStorageFull(t *testing.T) {
 	directory := filepath.Join(t.TempDir(), "queues")
 	o := startOutage(t, "max_size: 16MiB, directory: "+directory, "")
 	for sizeOf(t, directory) < maxSize*7/10 || !strings.Contains(o.log(), "run out of available space") {
-		o.load()
+		o.load(o.long)
 	}
 	o.reference.quiet()
 	if size := sizeOf(t, directory); size > maxSize {
@@ -481,7 +493,7 @@ func TestStorageFull(t *testing.T) {
 	o.sink.quiet()
 	before := len(o.reference.records())
 	// A few, for which there is room whatever else this host does.
-	crowd := actor.Start(t, "crowd", actor.Plan{Listen: crowded + ":0", Request: 1, Reply: 1, How: actor.ClientCloses, Connections: 300, Workers: 2})
+	crowd := actor.Start(t, "crowd", actor.Plan{Listen: fmt.Sprint("127.7.7.7:", crowdPort), Request: 1, Reply: 1, How: actor.ClientCloses, Connections: 300, Workers: 2})
 	crowd.Report()
 	crowd.Wait()
 	o.reference.quiet()
@@ -495,7 +507,6 @@ func TestStorageFull(t *testing.T) {
 			t.Errorf("%s: %+v", signal, a)
 		}
 	}
-	// The storage is full for the reference too: what both have is the oldest, and all after the outage.
 	reference := o.reference.records()
 	o.sink.wantAll(reference[:100])
 	o.sink.wantAll(reference[before:])

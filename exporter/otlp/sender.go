@@ -28,6 +28,8 @@ const (
 	maxRequestSize = 4 << 20
 	// maxThrottle bounds the delay a server may ask for: one wrong date must not stop the export.
 	maxThrottle = 5 * time.Minute
+	// storageTimeout is how long storage may take when Shutdown waits for answers no longer.
+	storageTimeout = time.Second
 	// logInterval is the time in which equal messages are logged once.
 	logInterval = 10 * time.Second
 	// reservations is logged when a server took a request and has something to say about it.
@@ -85,7 +87,7 @@ func newSender[T any](ctx context.Context, set exporter.Settings, cfg config, si
 	if err != nil {
 		return nil, fmt.Errorf("configuring %s: %w", set.ID, err)
 	}
-	// The helper logs each failed attempt and each refused call.
+	// The helper logs each failed attempt.
 	set.Logger = set.Logger.WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core {
 		return zapcore.NewSamplerWithOptions(core, logInterval, 1, 0)
 	}))
@@ -110,6 +112,7 @@ func (s *sender[T]) createHelpers(ctx context.Context, set exporter.Settings, cf
 	if err != nil {
 		return err
 	}
+	set.Logger = set.Logger.WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core { return quiet{core} }))
 	s.queue, err = s.signal.helper(ctx, set, cfg, s.deliver,
 		exporterhelper.WithTimeout(exporterhelper.TimeoutConfig{}),
 		exporterhelper.WithQueue(cfg.queue()))
@@ -150,9 +153,21 @@ func (s *sender[T]) start(ctx context.Context, host component.Host) error {
 		return err
 	}
 	if id := s.queueing.StorageID; id != nil {
-		ctx, host = context.WithValue(ctx, origin{}, starting), storageHost{host, *id, s.countRecovered}
+		ctx, host = context.WithValue(ctx, origin{}, starting), storageHost{host, *id, s.stored()}
 	}
 	return s.queue.Start(ctx, host)
+}
+
+func (s *sender[T]) stored() storedRequests {
+	stored := storedRequests{recovered: s.countRecovered}
+	// With several at a time, one may be done when the one that it was sent with is not.
+	if s.queueing.NumConsumers == 1 && !s.queueing.Batch.HasValue() {
+		stored.readable = func(stored []byte) bool {
+			_, _, err := s.signal.decode(stored)
+			return err == nil
+		}
+	}
+	return stored
 }
 
 // countRecovered counts a request that an earlier process left in storage. One that cannot be decoded is
@@ -165,25 +180,41 @@ func (s *sender[T]) countRecovered(stored []byte) {
 
 // Shutdown refuses new data, tries each queued request once more, without retries, and disconnects.
 // When ctx is over it stops waiting for answers. What then is still undelivered stays in storage;
-// without storage it is given up, and the error says how much that was. Only the first call does
-// anything.
+// without storage it is given up, and the error says how much that was. For a storage that does not
+// answer it waits a second more, and leaves it behind. Only the first call does anything.
 func (s *sender[T]) Shutdown(ctx context.Context) error {
 	s.shutdown.Do(func() {
-		defer context.AfterFunc(ctx, s.abandon)()
-		before := s.givenUp.Load()
-		err := s.retry.Shutdown(ctx)
-		s.turnAway()
-		s.mu.Lock() // not before all who wait for room or for results have left
-		s.running = false
-		s.mu.Unlock()
-		err = errors.Join(err, s.queue.Shutdown(ctx))
-		s.abandon()
-		if s.connection != nil {
-			err = errors.Join(err, s.close())
+		if s.queueing.StorageID == nil {
+			s.shutdownErr = s.end(ctx)
+			return
 		}
-		s.shutdownErr = errors.Join(err, s.lost(s.givenUp.Load()-before))
+		ended := make(chan error, 1)
+		go func() { ended <- s.end(ctx) }()
+		late := make(chan struct{})
+		defer context.AfterFunc(ctx, func() { time.AfterFunc(storageTimeout, func() { close(late) }) })()
+		select {
+		case s.shutdownErr = <-ended:
+		case <-late:
+			s.shutdownErr = fmt.Errorf("shutting down export to %s: storage does not answer: %w", s.transport, ctx.Err())
+		}
 	})
 	return s.shutdownErr
+}
+
+func (s *sender[T]) end(ctx context.Context) error {
+	defer context.AfterFunc(ctx, s.abandon)()
+	before := s.givenUp.Load()
+	err := s.retry.Shutdown(ctx)
+	s.turnAway()
+	s.mu.Lock() // not before all who wait for room or for results have left
+	s.running = false
+	s.mu.Unlock()
+	err = errors.Join(err, s.queue.Shutdown(ctx))
+	s.abandon()
+	if s.connection != nil {
+		err = errors.Join(err, s.close())
+	}
+	return errors.Join(err, s.lost(s.givenUp.Load()-before))
 }
 
 // lost tells that Shutdown gave n items up.

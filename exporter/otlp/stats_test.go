@@ -3,11 +3,14 @@ package otlp
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
+	"math"
 	"net/http"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -19,6 +22,7 @@ import (
 	"go.opentelemetry.io/collector/extension/xextension/storage"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
+	"go.uber.org/zap/zapcore"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
@@ -226,6 +230,121 @@ func TestStorage(t *testing.T) {
 	}
 }
 
+// openWhen is a server that is busy until open says so.
+func openWhen(open *atomic.Bool) script {
+	busy, free := busyAfter(0), busyAfter(math.MaxInt)
+	return script{
+		grpc: func(call int, p *partial) error {
+			if open.Load() {
+				return free.grpc(call, p)
+			}
+			return busy.grpc(call, p)
+		},
+		http: func(call int, w http.ResponseWriter) bool {
+			if open.Load() {
+				return free.http(call, w)
+			}
+			return busy.http(call, w)
+		},
+	}
+}
+
+// TestJoined: small requests that wait in storage are sent as few, in order, each item once. Those that
+// only together are too large are not, nor those that several consumers take.
+func TestJoined(t *testing.T) {
+	disk := component.MustNewID("disk")
+	for _, tt := range []struct {
+		name        string
+		items, size int
+		consumers   int
+		least, most int // requests
+	}{
+		{"small", 20, 3, 1, 1, 2},
+		{"large", 6, 900 << 10, 1, 3, 4},
+		{"several consumers", 20, 3, 2, 20, 20},
+	} {
+		for _, m := range makers {
+			t.Run(tt.name+"/"+m.name, func(t *testing.T) {
+				var open atomic.Bool
+				d := m.deploy(t, settings(), openWhen(&open), func(queue *queueConfig, _ *retryConfig) {
+					queue.Get().StorageID, queue.Get().NumConsumers = &disk, tt.consumers
+				})
+				stored := newMemory()
+				if err := d.Start(t.Context(), host{disk: stored}); err != nil {
+					t.Fatal(err)
+				}
+				var bodies []string
+				for i := range tt.items {
+					bodies = append(bodies, fmt.Sprintf("%0*d", tt.size, i))
+					mustOffer(t, d.subject, bodies[i])
+				}
+				d.waitCalls(t, 1)
+				open.Store(true)
+				d.wait(t, slices.Clone(bodies)...)
+				wantStats(t, d.Stats, Stats{Offered: int64(tt.items), Sent: int64(tt.items)})
+				var got []string
+				requests := 0
+				for _, a := range d.all() {
+					if a.taken {
+						got = append(got, a.bodies...)
+						requests++
+					}
+				}
+				if requests < tt.least || requests > tt.most {
+					t.Errorf("%d requests, want %d to %d", requests, tt.least, tt.most)
+				}
+				if diff := cmp.Diff(bodies, got); diff != "" && tt.consumers == 1 {
+					t.Errorf("order of arrival (-want +got):\n%s", diff)
+				}
+				if err := d.Shutdown(t.Context()); err != nil {
+					t.Error(err)
+				}
+				if diff := cmp.Diff([]string{"qmv0"}, slices.Sorted(maps.Keys(stored.values))); diff != "" {
+					t.Errorf("stored (-want +got):\n%s", diff)
+				}
+			})
+		}
+	}
+}
+
+// TestJoinedInterrupted: what was on its way together when a process ended is all sent by the next one,
+// once.
+func TestJoinedInterrupted(t *testing.T) {
+	disk := component.MustNewID("disk")
+	for _, m := range makers {
+		t.Run(m.name, func(t *testing.T) {
+			stored := newMemory()
+			run := func(answers script) *deployment {
+				d := m.deploy(t, settings(), answers, func(queue *queueConfig, _ *retryConfig) { queue.Get().StorageID = &disk })
+				if err := d.Start(t.Context(), host{disk: stored}); err != nil {
+					t.Fatal(err)
+				}
+				return &d
+			}
+			first := run(busyAfter(0))
+			for _, body := range []string{"a", "b", "c", "d"} {
+				mustOffer(t, first.subject, body)
+			}
+			first.waitCalls(t, 1)
+			_ = first.Shutdown(t.Context())
+
+			second := run(busyAfter(0))
+			second.waitCalls(t, 1)
+			if n := len(second.all()[0].bodies); n != 4 {
+				t.Errorf("%d items in a request, want 4", n)
+			}
+			_ = second.Shutdown(t.Context())
+
+			third := run(script{})
+			third.wait(t, "a", "b", "c", "d")
+			wantStats(t, third.Stats, Stats{Recovered: 4, Sent: 4})
+			if err := third.Shutdown(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 // TestStorageGivesUp: what max_elapsed_time gives up is gone from storage, too.
 func TestStorageGivesUp(t *testing.T) {
 	disk := component.MustNewID("disk")
@@ -244,6 +363,52 @@ func TestStorageGivesUp(t *testing.T) {
 			if diff := cmp.Diff([]string{"qmv0"}, slices.Sorted(maps.Keys(stored.values))); diff != "" {
 				t.Errorf("stored (-want +got):\n%s", diff)
 			}
+		})
+	}
+}
+
+// standing is storage that can stand still, as a disk that does not answer.
+type standing struct {
+	*memory
+	still   atomic.Bool
+	release chan struct{}
+}
+
+func (s *standing) GetClient(context.Context, component.Kind, component.ID, string) (storage.Client, error) {
+	return s, nil
+}
+
+func (s *standing) Batch(ctx context.Context, operations ...*storage.Operation) error {
+	if s.still.Load() {
+		<-s.release
+	}
+	return s.memory.Batch(ctx, operations...)
+}
+
+// TestStorageStandsStill: Shutdown does not wait for it longer than it says.
+func TestStorageStandsStill(t *testing.T) {
+	disk := component.MustNewID("disk")
+	for _, m := range eachTransport {
+		t.Run(m.name, func(t *testing.T) {
+			d := m.deploy(t, settings(), busyAfter(0), func(queue *queueConfig, _ *retryConfig) { queue.Get().StorageID = &disk })
+			stored := &standing{memory: newMemory(), release: make(chan struct{})}
+			if err := d.Start(t.Context(), host{disk: stored}); err != nil {
+				t.Fatal(err)
+			}
+			mustOffer(t, d.subject, "a")
+			d.waitCalls(t, 1)
+			stored.still.Store(true)
+			var offering sync.WaitGroup
+			offering.Go(func() { _ = d.offer(t.Context(), "b") })
+			eventually(t, func() bool { return d.Stats().Offered == 2 })
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel()
+			if err := d.Shutdown(ctx); err == nil || !strings.HasSuffix(err.Error(), ": storage does not answer: context canceled") {
+				t.Errorf("got %v", err)
+			}
+			wantStats(t, d.Stats, Stats{Offered: 2, Queued: 2})
+			close(stored.release)
+			offering.Wait()
 		})
 	}
 }
@@ -283,8 +448,9 @@ func TestQueueFull(t *testing.T) {
 				t.Error(err)
 			}
 			checkMetrics(t, reader, map[string]int64{"otelcol_exporter_sent_" + items: 4})
-			if n := logs.FilterMessageSnippet("Rejecting data").Len(); n != 1 {
-				t.Errorf("logged %d times, want once", n)
+			// Who offered was told; to tell the log is up to him.
+			if said := logs.FilterLevelExact(zapcore.DebugLevel).Len(); said != logs.Len() || logs.FilterMessageSnippet(rejecting).Len() != 1 {
+				t.Errorf("logged %v, want what was refused, once, for who debugs", logs.All())
 			}
 		})
 	}

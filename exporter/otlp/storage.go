@@ -2,52 +2,76 @@ package otlp
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"math"
+	"slices"
 	"strconv"
-	"sync/atomic"
+	"sync"
 
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/extension/xextension/storage"
 )
 
-// storageHost is a host whose storage extension has what it hands out of an earlier process counted.
+// maxJoined bounds the requests that are sent as one, in bytes of protobuf.
+const maxJoined = maxRequestSize / 2
+
+// errJoined is why a queue skips a request: it was sent with one before it.
+var errJoined = errors.New("sent with a request before it")
+
+// storedRequests is what an exporter needs of the requests that its queue has in storage.
+type storedRequests struct {
+	recovered func(stored []byte)      // hears of each that an earlier process left
+	readable  func(stored []byte) bool // nil: they are not to be joined
+}
+
+// storageHost is a host whose storage extension has what it hands out of an earlier process counted,
+// and small requests that wait one after the other handed out as one.
 //
 // The queue keeps each request under its index, a number that only grows, and goes on counting where
 // the last process ended. So what was there before is what lies below the first request of this one.
 type storageHost struct {
 	component.Host
-	id    component.ID
-	count func(stored []byte) // hears of each request an earlier process left
+	id       component.ID
+	requests storedRequests
 }
 
 func (h storageHost) GetExtensions() map[component.ID]component.Component {
 	extensions := maps.Clone(h.Host.GetExtensions())
 	if extension, ok := extensions[h.id].(storage.Extension); ok {
-		extensions[h.id] = countedStorage{extension, h.count}
+		extensions[h.id] = requestStorage{extension, h.requests}
 	}
 	return extensions
 }
 
-type countedStorage struct {
+type requestStorage struct {
 	storage.Extension
-	count func(stored []byte)
+	requests storedRequests
 }
 
-func (s countedStorage) GetClient(ctx context.Context, kind component.Kind, id component.ID, name string) (storage.Client, error) {
+func (s requestStorage) GetClient(ctx context.Context, kind component.Kind, id component.ID, name string) (storage.Client, error) {
 	client, err := s.Extension.GetClient(ctx, kind, id, name)
 	if err != nil {
 		return nil, err
 	}
-	counted := &countedClient{Client: client, count: s.count}
-	counted.first.Store(math.MaxUint64)
-	return counted, nil
+	return &requestClient{Client: client, storedRequests: s.requests, first: math.MaxUint64}, nil
 }
 
-type countedClient struct {
+// requestClient is the storage of one queue.
+//
+// What waits behind an outage are requests as small as they came, and each costs a round trip: over a
+// long way they would not become fewer. So with a request the client hands out those behind it, as far
+// as maxJoined goes. Those the queue skips when it comes to them, but only once it has deleted the one
+// that they went with: until then they may have to be sent by themselves.
+type requestClient struct {
 	storage.Client
-	count func(stored []byte)
-	first atomic.Uint64 // index of this process's first request
+	storedRequests
+
+	mu    sync.Mutex
+	first uint64 // index of this process's first request
+	head  uint64 // index of the request that the ones up to last were handed out with
+	last  uint64
+	done  bool // head was deleted
 }
 
 // origin marks the context in which storage is used with why that is.
@@ -59,21 +83,62 @@ const (
 )
 
 // Batch is the one method that the queue uses for requests.
-func (c *countedClient) Batch(ctx context.Context, operations ...*storage.Operation) error {
-	err := c.Client.Batch(ctx, operations...)
-	if err != nil {
-		return err
-	}
+func (c *requestClient) Batch(ctx context.Context, operations ...*storage.Operation) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	why := ctx.Value(origin{})
 	for _, o := range operations {
-		index, err := strconv.ParseUint(o.Key, 10, 64)
+		if index, isRequest := indexOf(o); isRequest && o.Type == storage.Get && c.done && c.head < index && index <= c.last {
+			return errJoined
+		}
+	}
+	if err := c.Client.Batch(ctx, operations...); err != nil {
+		return err
+	}
+	for _, o := range operations {
+		index, isRequest := indexOf(o)
 		switch {
-		case err != nil: // not a request
+		case !isRequest:
 		case o.Type == storage.Set && why == consuming:
-			c.first.CompareAndSwap(math.MaxUint64, index)
-		case o.Type == storage.Get && why != starting && index < c.first.Load():
-			c.count(o.Value)
+			c.first = min(c.first, index)
+		case o.Type == storage.Delete:
+			c.done = c.done || index == c.head
+		case o.Type == storage.Get && why != starting:
+			c.join(ctx, index, o)
+			if index < c.first {
+				c.recovered(o.Value)
+			}
 		}
 	}
 	return nil
+}
+
+func indexOf(o *storage.Operation) (index uint64, isRequest bool) {
+	index, err := strconv.ParseUint(o.Key, 10, 64)
+	return index, err == nil
+}
+
+// join appends to the request what waits behind it: encoded as protobuf, one behind the other is both in
+// one. Those of an earlier process are not joined with this one's.
+func (c *requestClient) join(ctx context.Context, index uint64, o *storage.Operation) {
+	c.head, c.last, c.done = index, index, false
+	if c.readable == nil {
+		return
+	}
+	joined := slices.Clip(o.Value)
+	for next := index + 1; (next < c.first) == (index < c.first); next++ {
+		value, err := c.Get(ctx, strconv.FormatUint(next, 10))
+		if err != nil || value == nil || len(joined)+len(value) > maxJoined {
+			break
+		}
+		joined, c.last = append(joined, value...), next
+	}
+	if c.last == index {
+		return
+	}
+	if !c.readable(joined) { // one of them is not
+		c.last = index
+		return
+	}
+	o.Value = joined
 }

@@ -92,11 +92,12 @@ func (e *exporters) create(version string, id component.ID, cfg *config, stdout 
 		if target == "" {
 			continue
 		}
+		logger := e.logger.With(zap.Stringer("exporter", id), zap.String("signal", string(s)))
 		component, err := kind.create[s](context.Background(), collector.Settings{
 			ID:        id,
 			BuildInfo: component.BuildInfo{Command: "connspan", Description: "TCP connections", Version: version},
 			TelemetrySettings: component.TelemetrySettings{
-				Logger:         e.logger.With(zap.Stringer("exporter", id), zap.String("signal", string(s))),
+				Logger:         logger,
 				TracerProvider: tracenoop.NewTracerProvider(),
 				MeterProvider:  e.own.MeterProvider(),
 				Resource:       pcommon.NewResource(),
@@ -105,7 +106,7 @@ func (e *exporters) create(version string, id component.ID, cfg *config, stdout 
 		if err != nil {
 			return nil, err
 		}
-		sender := newSender(component, s, stored)
+		sender := newSender(component, s, stored, logger)
 		if err := e.own.ObserveExporter(id.String(), string(s), sender.items); err != nil {
 			return nil, err
 		}
@@ -153,7 +154,7 @@ func (e *exporters) shutdown() {
 		for _, s := range x.senders {
 			group.Go(func() {
 				if err := s.Shutdown(ctx); err != nil {
-					e.logger.Warn("exporter did not finish", zap.Stringer("exporter", x.id), zap.String("error", oneLine(err)))
+					e.logger.Warn("exporter did not finish", zap.Stringer("exporter", x.id), zap.String("signal", string(s.signal)), zap.String("error", oneLine(err)))
 				}
 			})
 		}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -23,8 +25,8 @@ import (
 )
 
 // A test's batch is its number of items.
-func startHandOff(pass func(int)) *handOff[int] {
-	h := newHandOff(func(batch int) int { return batch }, pass)
+func startHandOff(pass func(int) error, refused func(int, error)) *handOff[int] {
+	h := newHandOff(func(batch int) int { return batch }, pass, refused)
 	h.start()
 	return h
 }
@@ -34,12 +36,16 @@ func TestHandOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var got []int
 		gate := make(chan struct{})
-		h := startHandOff(func(batch int) {
+		var refused, late []int
+		h := startHandOff(func(batch int) error {
 			<-gate
 			got = append(got, batch)
-		})
-		var refused []int
-		for _, batch := range []int{10_000, 9_000, 1_000, 1} {
+			if batch == 2 {
+				return io.ErrShortWrite
+			}
+			return nil
+		}, func(n int, _ error) { late = append(late, n) })
+		for _, batch := range []int{handOffItems - 100, 90, 10, 1} {
 			if err := h.offer(batch); errors.Is(err, errHandOffFull) {
 				refused = append(refused, batch)
 			} else if err != nil {
@@ -54,49 +60,61 @@ func TestHandOff(t *testing.T) {
 			}
 			synctest.Wait()
 		}
-		if err := h.close(t.Context()); err != nil {
-			t.Error(err)
+		if lost, err := h.close(t.Context()); lost != 0 || err != nil {
+			t.Errorf("lost %d: %v", lost, err)
 		}
 		if err := h.offer(3); !errors.Is(err, os.ErrClosed) {
 			t.Errorf("closed, it says %v", err)
 		}
-		if d := cmp.Diff([]int{10_000, 9_000, 1_000, handOffItems + 1, 2}, got); d != "" {
+		if d := cmp.Diff([]int{handOffItems - 100, 90, 10, handOffItems + 1, 2}, got); d != "" {
 			t.Errorf("passed:\n%s", d)
 		}
-		if d := cmp.Diff([]int{1}, refused); d != "" {
+		if d := cmp.Diff([][]int{{1}, {2}}, [][]int{refused, late}); d != "" {
 			t.Errorf("refused:\n%s", d)
 		}
 	})
 }
 
-// TestHandOffClose: what waits is passed, as long as there is time.
+// TestHandOffClose: what waits is passed, as long as there is time. The rest is lost, and counted once.
 func TestHandOffClose(t *testing.T) {
 	for name, test := range map[string]struct {
 		takes time.Duration // for a batch
+		lost  int
 		want  string
 	}{
-		"fast": {time.Second, "<nil>"},
-		"slow": {2 * time.Second, "handing over to a queue in files: 1 items wait for the disk: context deadline exceeded"},
+		"fast": {time.Second, 0, "<nil>"},
+		"slow": {2 * time.Second, 4, "handing over to a queue in files: 4 items lost: the disk has not taken it in time"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				h := startHandOff(func(int) { time.Sleep(test.takes) })
-				for range 3 {
-					if err := h.offer(1); err != nil {
+				passed, late := 0, 0
+				h := startHandOff(func(batch int) error {
+					time.Sleep(test.takes)
+					passed += batch
+					return io.ErrShortWrite
+				}, func(n int, _ error) { late += n })
+				for range 4 {
+					if err := h.offer(2); err != nil {
 						t.Error(err)
 					}
 				}
 				ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 				defer cancel()
-				if err := fmt.Sprint(h.close(ctx)); err != test.want {
-					t.Errorf("got %s, want %s", err, test.want)
+				for i := range 2 {
+					if lost, err := h.close(ctx); i == 0 && (lost != test.lost || fmt.Sprint(err) != test.want) || i == 1 && (lost != 0 || err != nil) {
+						t.Errorf("lost %d: %v; want %d: %s, once", lost, err, test.lost, test.want)
+					}
 				}
 				<-h.done
+				if want := 8 - test.lost; late != want || passed < want {
+					t.Errorf("passed %d, refused %d late, want %d", passed, late, want)
+				}
 			})
 		})
 	}
-	if err := newHandOff(func(int) int { return 1 }, func(int) {}).close(t.Context()); err != nil {
-		t.Errorf("never started: %v", err)
+	never := newHandOff(func(int) int { return 1 }, func(int) error { return nil }, func(int, error) {})
+	if lost, err := never.close(t.Context()); lost != 0 || err != nil {
+		t.Errorf("never started: lost %d, %v", lost, err)
 	}
 }
 
@@ -132,6 +150,52 @@ func (h diskHost) GetExtensions() map[component.ID]component.Component {
 	return map[component.ID]component.Component{component.NewID(typeStorage): h.disk}
 }
 
+// onDisk is an exporter of logs alone, with its queue on a disk.
+type onDisk struct {
+	*exporters
+	*disk
+	sender *sender
+	stderr output
+}
+
+func startOnDisk(t *testing.T, own *telemetry.Telemetry, endpoint string) *onDisk {
+	t.Helper()
+	cfg := mustLoad(t, "metrics: {interval: 0s}\ntraces: {sample_ratio: 0}\nstorage: {directory: "+filepath.Join(t.TempDir(), "queues")+
+		"}\nexporters: {otlp: {endpoint: '"+endpoint+"', tls: {insecure: true}}}")
+	o := &onDisk{}
+	var err error
+	if o.exporters, err = newExporters("", cfg, own, newLogger("warn", &o.stderr), os.Stdout, func(error) {}); err != nil {
+		t.Fatal(err)
+	}
+	if err := o.storage.Start(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	o.disk = &disk{Extension: o.storage}
+	o.sender = o.all[0].senders[0]
+	if err := o.sender.Start(t.Context(), diskHost{host{o.all[0], o.sender.signal}, o.disk}); err != nil {
+		t.Fatal(err)
+	}
+	return o
+}
+
+// offer gives batches of records, and tells how many were refused.
+func (o *onDisk) offer(t *testing.T, batches, records int) (refused int) {
+	t.Helper()
+	for range batches {
+		ld := plog.NewLogs()
+		all := ld.ResourceLogs().AppendEmpty().ScopeLogs().AppendEmpty().LogRecords()
+		for range records {
+			all.AppendEmpty()
+		}
+		if err := o.consumers().Logs[0].ConsumeLogs(t.Context(), ld); errors.Is(err, errHandOffFull) {
+			refused++
+		} else if err != nil {
+			t.Error(err)
+		}
+	}
+	return refused
+}
+
 // TestDiskThatStandsStill: nobody waits for it, neither the tracer nor who scrapes; what is refused
 // meanwhile is counted, and the rest arrives.
 func TestDiskThatStandsStill(t *testing.T) {
@@ -142,38 +206,11 @@ func TestDiskThatStandsStill(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer own.Close()
-	cfg := mustLoad(t, "metrics: {interval: 0s}\ntraces: {sample_ratio: 0}\nstorage: {directory: "+filepath.Join(t.TempDir(), "queues")+
-		"}\nexporters: {otlp: {endpoint: '"+address+"', tls: {insecure: true}}}")
-	var stderr output
-	e, err := newExporters("", cfg, own, newLogger("warn", &stderr), os.Stdout, func(error) {})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := e.storage.Start(t.Context(), nil); err != nil {
-		t.Fatal(err)
-	}
-	disk := &disk{Extension: e.storage}
-	s := e.all[0].senders[0]
-	if err := s.Start(t.Context(), diskHost{host{e.all[0], s.signal}, disk}); err != nil {
-		t.Fatal(err)
-	}
-	logs := e.consumers().Logs[0]
+	o := startOnDisk(t, own, address)
 
-	disk.still.Lock()
+	o.still.Lock()
 	const records, batches = 1000, handOffItems/1000 + 5
-	refused := 0
-	for range batches {
-		ld := plog.NewLogs()
-		all := ld.ResourceLogs().AppendEmpty().ScopeLogs().AppendEmpty().LogRecords()
-		for range records {
-			all.AppendEmpty()
-		}
-		if err := logs.ConsumeLogs(t.Context(), ld); errors.Is(err, errHandOffFull) {
-			refused++
-		} else if err != nil {
-			t.Error(err)
-		}
-	}
+	refused := o.offer(t, batches, records)
 	if refused != 5 {
 		t.Errorf("%d of %d batches refused, want 5", refused, batches)
 	}
@@ -187,15 +224,48 @@ func TestDiskThatStandsStill(t *testing.T) {
 			t.Errorf("no %s in:\n%s", want, scrape)
 		}
 	}
-	disk.still.Unlock()
+	o.still.Unlock()
 	eventually(t, func() bool { _, n := server.told(); return n == handOffItems })
-	e.shutdown()
-	want := telemetry.Items{
-		Offered: batches * records,
-		Refused: map[string]int64{causeHandOffFull: 5000, causeQueueFull: 0, causeNoRoom: 0, causeNotRunning: 0, causeOther: 0},
-		Outcome: &otlp.Stats{Offered: handOffItems, Sent: handOffItems},
+	o.shutdown()
+	o.wantItems(t, batches*records, map[string]int64{causeHandOffFull: 5 * records}, otlp.Stats{Offered: handOffItems, Sent: handOffItems})
+}
+
+// TestEndWhileTheDiskStandsStill: the program ends all the same, in time, and says what that costs.
+func TestEndWhileTheDiskStandsStill(t *testing.T) {
+	_, address, _ := serveOTLP(t)
+	o := startOnDisk(t, startTelemetry(t), address)
+	o.offer(t, 1, 500)
+	eventually(t, func() bool {
+		h := o.sender.feed.(*feed[plog.Logs]).queued
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		return h.waiting == 0
+	})
+	o.still.Lock()
+	o.offer(t, 3, 1000)
+	begin := time.Now()
+	o.shutdown()
+	if took := time.Since(begin); took < shutdownTimeout || took > shutdownTimeout+3*time.Second {
+		t.Errorf("ended after %v, want %v and little more", took, shutdownTimeout)
 	}
-	if d := cmp.Diff(want, s.items()); d != "" || want.Queued() != 0 {
+	o.wantItems(t, 3500, map[string]int64{causeNotStored: 3000}, otlp.Stats{Offered: 1500})
+	said := o.stderr.String()
+	for _, want := range []string{"handing over to a queue in files: 3000 items lost: the disk has not taken it in time", "storage does not answer"} {
+		if strings.Count(said, want) != 1 {
+			t.Errorf("want %q, once, in:\n%s", want, said)
+		}
+	}
+	o.still.Unlock()
+}
+
+// wantItems checks what became of the items, with none for the causes that are not given.
+func (o *onDisk) wantItems(t *testing.T, offered int64, refused map[string]int64, outcome otlp.Stats) {
+	t.Helper()
+	got := o.sender.items()
+	maps.DeleteFunc(got.Refused, func(_ string, n int64) bool { return n == 0 })
+	got.Outcome.Queued = 0 // of its own queue alone
+	want := telemetry.Items{Offered: offered, Refused: refused, Outcome: &outcome}
+	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("items (-want +got):\n%s", d)
 	}
 }

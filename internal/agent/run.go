@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"os/signal"
+	"runtime/debug"
 	"time"
 
 	"go.uber.org/zap/exp/zapslog"
@@ -20,6 +22,10 @@ import (
 // shutdownTimeout bounds how long the exporters together may take to send what they have.
 const shutdownTimeout = 5 * time.Second
 
+// gcPercent is what the garbage may be of what is in use. Most of what the program allocates lives for
+// one batch: half as much of it in memory costs a tenth more processor time.
+const gcPercent = 50
+
 // run traces and exports until SIGINT or SIGTERM.
 func run(version, file, btf string, stdout, stderr io.Writer) (err error) {
 	cfg, err := load(file, stderr)
@@ -27,6 +33,9 @@ func run(version, file, btf string, stdout, stderr io.Writer) (err error) {
 		return err
 	}
 	cfg.Exporter.Tracer.BTF = btf
+	if os.Getenv("GOGC") == "" {
+		defer debug.SetGCPercent(debug.SetGCPercent(gcPercent))
+	}
 
 	signals, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
 	defer stop()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"sync/atomic"
+	"time"
 
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/consumer"
@@ -13,6 +14,7 @@ import (
 	"go.opentelemetry.io/collector/pdata/plog"
 	"go.opentelemetry.io/collector/pdata/pmetric"
 	"go.opentelemetry.io/collector/pdata/ptrace"
+	"go.uber.org/zap"
 
 	"github.com/connspan/connspan/exporter/otlp"
 	"github.com/connspan/connspan/internal/agent/storage"
@@ -29,22 +31,29 @@ type sender struct {
 		close(ctx context.Context) error
 	}
 	storage *storage.Storage // nil when the queue is memory
-	offered atomic.Int64     // items
+	logger  *zap.Logger
+	said    time.Time    // when the hand-off last said that items were refused
+	offered atomic.Int64 // items
 	refused map[string]*atomic.Int64
 }
+
+// sayEvery is how often it is said that items are refused.
+const sayEvery = 10 * time.Second
 
 // The causes for which items are refused.
 const (
 	causeQueueFull   = "queue_full"
 	causeNoRoom      = "no_room"       // in the storage
 	causeHandOffFull = "hand_off_full" // the disk does not keep up
+	causeNotStored   = "not_stored"    // the disk did not take it before the program ended
 	causeNotRunning  = "not_running"
 	causeOther       = "other" // as when the disk fails
 )
 
-func newSender(c component.Component, signal signalType, storage *storage.Storage) *sender {
-	s := &sender{Component: c, signal: signal, storage: storage, refused: make(map[string]*atomic.Int64)}
-	for _, cause := range []string{causeQueueFull, causeNoRoom, causeHandOffFull, causeNotRunning, causeOther} {
+// newSender has logger hear of what a queue in files refuses when the tracer has gone on.
+func newSender(c component.Component, signal signalType, storage *storage.Storage, logger *zap.Logger) *sender {
+	s := &sender{Component: c, signal: signal, storage: storage, logger: logger, refused: make(map[string]*atomic.Int64)}
+	for _, cause := range []string{causeQueueFull, causeNoRoom, causeHandOffFull, causeNotStored, causeNotRunning, causeOther} {
 		s.refused[cause] = new(atomic.Int64)
 	}
 	switch next := c.(type) {
@@ -103,6 +112,8 @@ func causeOf(err error) string {
 		return causeNoRoom
 	case errors.Is(err, errHandOffFull):
 		return causeHandOffFull
+	case errors.Is(err, errNotStored):
+		return causeNotStored
 	case errors.Is(err, os.ErrClosed):
 		return causeNotRunning
 	}
@@ -111,7 +122,7 @@ func causeOf(err error) string {
 
 // room refuses what the storage has no room for, before a queue counts it as its own.
 func (s *sender) room() error {
-	if s.storage != nil && s.storage.Full() {
+	if s.storage.Full() {
 		return xstorage.ErrStorageFull
 	}
 	return nil
@@ -128,33 +139,41 @@ type feed[T any] struct {
 func newFeed[T any](s *sender, count func(T) int, next func(context.Context, T) error) *feed[T] {
 	f := &feed[T]{sender: s, count: count, next: next}
 	if s.storage != nil {
-		f.queued = newHandOff(count, func(batch T) { _ = f.pass(context.Background(), batch) })
+		f.queued = newHandOff(count, func(batch T) error { return f.pass(context.Background(), batch) }, s.refuseLate)
 	}
 	s.feed = f
 	return f
 }
 
+// refuseLate counts what was refused when nobody waited for it any more, and says so. One goroutine calls
+// it, that of the hand-off.
+func (s *sender) refuseLate(n int, err error) {
+	_ = s.refuse(n, err)
+	if time.Since(s.said) > sayEvery {
+		s.said = time.Now()
+		s.logger.Warn("a queue in files refused what it was given", zap.Error(err), zap.Int("refused", n))
+	}
+}
+
 // offer takes a batch without waiting for the disk.
 func (f *feed[T]) offer(ctx context.Context, batch T) error {
-	n := f.count(batch)
+	n := f.count(batch) // now: a queue may empty it
 	f.sender.offered.Add(int64(n))
+	var err error
 	if f.queued == nil {
-		return f.pass(ctx, batch)
-	}
-	err := f.sender.room()
-	if err == nil {
+		err = f.next(ctx, batch)
+	} else if err = f.sender.room(); err == nil {
 		err = f.queued.offer(batch)
 	}
 	return f.sender.refuse(n, err)
 }
 
+// pass gives a batch that has been handed over to the queue.
 func (f *feed[T]) pass(ctx context.Context, batch T) error {
-	n := f.count(batch) // now: a queue may empty it
-	err := f.sender.room()
-	if err == nil {
-		err = f.next(ctx, batch)
+	if err := f.sender.room(); err != nil {
+		return err
 	}
-	return f.sender.refuse(n, err)
+	return f.next(ctx, batch)
 }
 
 func (f *feed[T]) start() {
@@ -167,7 +186,7 @@ func (f *feed[T]) close(ctx context.Context) error {
 	if f.queued == nil {
 		return nil
 	}
-	return f.queued.close(ctx)
+	return f.sender.refuse(f.queued.close(ctx))
 }
 
 // These are the consumers that the tracer knows.

@@ -6,10 +6,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -219,6 +221,63 @@ telemetry: {address: '127.0.0.1:0', logs: {otlp: true}}
 	if n := strings.Count(r.stderr.String(), "refused"); n == 0 || n > 10 {
 		t.Errorf("%d messages of what was refused:\n%s", n, r.stderr.String())
 	}
+}
+
+// TestAccounts: what the tracer tells is, of each signal and in one scrape, what the server has taken,
+// what was refused, by cause, and what waits.
+func TestAccounts(t *testing.T) {
+	_, address, _ := serveOTLP(t)
+	r := start(t, "--config", write(t, `
+metrics: {interval: 1s}
+exporters: {otlp: {endpoint: '`+address+`', tls: {insecure: true}, sending_queue: {sizer: requests, queue_size: 3}}}
+telemetry: {address: '127.0.0.1:0'}
+`))
+	for _, signal := range []string{"logs", "metrics", "traces"} {
+		var sums map[string]float64
+		settled := func() bool {
+			connect(t)
+			scrape := scrapeText(t, r.telemetryAddress(t))
+			of := func(name string, labels ...string) float64 {
+				return sum(scrape, name, append(labels, `otelcol_signal="`+signal+`"`)...)
+			}
+			sums = map[string]float64{
+				"told": of("record_told_total"), "refused to the tracer": of("record_refused_total"),
+				"offered": of("exporter_offered_total"), "recovered": of("exporter_recovered_total"),
+				"refused": of("exporter_refused_total"), "for a full queue": of("exporter_refused_total", `cause="queue_full"`),
+				"taken": of("exporter_sent_total"), "rejected": of("exporter_rejected_total"), "dropped": of("exporter_dropped_total"),
+				"given up": of("exporter_given_up_total"), "queued": of("exporter_queued"),
+			}
+			return sums["for a full queue"] > 0 && sums["queued"] > 0 && sums["told"] == sums["offered"] &&
+				sums["refused to the tracer"] == sums["refused"] && sums["refused"] == sums["for a full queue"] &&
+				sums["offered"]+sums["recovered"] == sums["refused"]+sums["taken"]+sums["rejected"]+sums["dropped"]+sums["given up"]+sums["queued"]
+		}
+		// The tracer and the exporters do not count at one moment, so it may need more than one scrape.
+		for deadline := time.Now().Add(20 * time.Second); !settled(); {
+			if time.Now().After(deadline) {
+				t.Errorf("%s do not add up: %v", signal, sums)
+				break
+			}
+		}
+	}
+	if code := r.stop(t); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+}
+
+// sum adds up the series of connspan_NAME that have the labels.
+func sum(scrape, name string, labels ...string) (n float64) {
+	for line := range strings.Lines(scrape) {
+		series, value, _ := strings.Cut(strings.TrimSpace(line), "} ")
+		if !strings.HasPrefix(series, "connspan_"+name+"{") || slices.ContainsFunc(labels, func(l string) bool { return !strings.Contains(series, l) }) {
+			continue
+		}
+		v, err := strconv.ParseFloat(value, 64)
+		if err != nil {
+			return math.NaN()
+		}
+		n += v
+	}
+	return n
 }
 
 // scraped are the names of the metrics of the exporter otlp.

@@ -58,8 +58,10 @@ func newExporterMetrics(meter metric.Meter) (m exporterMetrics, err error) {
 		err = errors.Join(err, counterErr)
 		return c
 	}
-	m.offered = counter("offered", "Items given to the exporter. With recovered they are the sum of refused, sent, rejected, dropped, given_up and queued.")
-	m.refused = counter("refused", "Items that the exporter did not take.")
+	m.offered = counter("offered", "Items given to the exporter: connspan.record.told of its signal, and messages of the program. "+
+		"With recovered they are the sum of refused, sent, rejected, dropped, given_up and queued.")
+	m.refused = counter("refused", "Items that the exporter did not take, by cause. The queue was full (queue_full), the storage had no room (no_room), "+
+		"the disk did not keep up (hand_off_full) or take them before the program ended (not_stored), the exporter was not running (not_running), or else (other).")
 	for _, o := range outcomes {
 		m.outcomes = append(m.outcomes, counter(o.name, o.description))
 	}

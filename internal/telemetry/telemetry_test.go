@@ -314,7 +314,8 @@ func residuals(f map[string]*dto.MetricFamily) (always, quiet []int) {
 	always = []int{
 		sum(f, "event_read_total") - sum(f, "event_released_total") - sum(f, "event_pending") - sum(f, "event_malformed_total"),
 		sum(f, "event_released_total") - sum(f, "connection_opened_total") - sum(f, "connection_closed_total") - sum(f, "connection_failed_total") -
-			sum(f, "connection_adopted_total") - sum(f, "connection_repeated_total") - sum(f, "event_sampled_total"),
+			sum(f, "connection_adopted_total") - sum(f, "connection_repeated_total") - sum(f, "event_sampled_total") -
+			sum(f, "event_filtered_total"),
 		sum(f, "exporter_offered_total") + sum(f, "exporter_recovered_total") - sum(f, "exporter_refused_total") - sum(f, "exporter_sent_total") -
 			sum(f, "exporter_rejected_total") - sum(f, "exporter_dropped_total") - sum(f, "exporter_given_up_total") - sum(f, "exporter_queued"),
 	}

@@ -5,7 +5,7 @@
 // # Files
 //
 // Each queue is a directory, DIRECTORY/EXPORTER.SIGNAL, with a log in segments. A batch of operations
-// is one record: written by one call, valid as a whole or not at all, since it has a checksum. The
+// is one record: packed, written by one call, valid as a whole or not at all, since it has a checksum. The
 // index is memory: where the value of each key is. A segment is removed when it and all before it hold
 // no value any more, so the space that a queue takes follows what is in it, without any compaction.
 // Nothing is mapped to memory: what is queued costs no RSS but for its index.

@@ -21,8 +21,8 @@ const suffix = ".queue"
 // errMissing is a value that should be there.
 var errMissing = errors.New("not in the queue's files")
 
-// buffers are for records that are being written. The queues share them: a batch may be a megabyte, and
-// the garbage collector takes what has not been used for a while.
+// buffers are for records on their way to and from a file. The queues share them: a batch may be a
+// megabyte before it is packed, and the garbage collector takes what has not been used for a while.
 var buffers = sync.Pool{New: func() any { return new([]byte) }}
 
 // queue is the log of one queue, and the index to it.
@@ -183,14 +183,16 @@ func (q *queue) Batch(_ context.Context, ops ...*xstorage.Operation) error {
 // write logs operations. When the disk takes none of it, those that make the queue shorter are done
 // in memory: the log then holds more than the queue, which is sent twice after a restart.
 func (q *queue) write(ops []*xstorage.Operation, grows bool) error {
-	size := recordSize(ops)
-	if size > maxRecord {
-		return fmt.Errorf("writing to a queue: a batch of %d octets, want at most %d", size, maxRecord)
+	if size := valueSize(ops); size > maxValues {
+		return fmt.Errorf("writing to a queue: a batch of %d octets, want at most %d", size, maxValues)
 	}
-	if grows && q.storage.used.Load()+size > q.storage.maxSize {
+	buffer := buffers.Get().(*[]byte)
+	defer buffers.Put(buffer)
+	*buffer = encode(*buffer, ops)
+	if grows && q.storage.used.Load()+int64(len(*buffer)) > q.storage.maxSize {
 		return xstorage.ErrStorageFull
 	}
-	err := q.append(ops)
+	err := q.append(*buffer)
 	if err == nil {
 		q.reclaim()
 		return nil
@@ -209,7 +211,8 @@ func (q *queue) write(ops []*xstorage.Operation, grows bool) error {
 	return nil
 }
 
-func (q *queue) append(ops []*xstorage.Operation) error {
+// append appends a record to the log.
+func (q *queue) append(record []byte) error {
 	if n := len(q.segments); n == 0 || q.segments[n-1].size >= q.storage.segment() {
 		seg, err := createSegment(q.next, filepath.Join(q.directory, segmentName(q.next)))
 		if err != nil {
@@ -221,14 +224,11 @@ func (q *queue) append(ops []*xstorage.Operation) error {
 	}
 	seg := q.segments[len(q.segments)-1]
 	before := seg.size
-	buffer := buffers.Get().(*[]byte)
-	defer buffers.Put(buffer)
-	*buffer = encode((*buffer)[:0], ops)
-	if err := seg.append(*buffer); err != nil {
+	if err := seg.append(record); err != nil {
 		return err
 	}
 	q.storage.used.Add(seg.size - before)
-	return decode((*buffer)[headerSize:], func(op *xstorage.Operation, offset int) {
+	return decode(record[headerSize:], func(op *xstorage.Operation, offset int) {
 		q.apply(seg.place(before+headerSize+int64(offset), op), op)
 	})
 }
@@ -283,7 +283,7 @@ func (q *queue) rewrite(seg *segment) error {
 		}
 		ops = append(ops, xstorage.SetOperation(key, value))
 	}
-	return q.append(ops)
+	return q.append(encode(nil, ops))
 }
 
 // Close closes the files. What is in the queue stays there.

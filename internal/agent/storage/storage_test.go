@@ -14,6 +14,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"go.opentelemetry.io/collector/component"
 	xstorage "go.opentelemetry.io/collector/extension/xextension/storage"
+	"go.opentelemetry.io/collector/pdata/pcommon"
+	"go.opentelemetry.io/collector/pdata/plog"
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
@@ -152,6 +154,56 @@ func TestShrinks(t *testing.T) {
 	}
 	if got := o.storage.Size(); got != onDisk || got > 2*maxSegment {
 		t.Errorf("empty: %d octets, %d on the disk, want at most two segments", got, onDisk)
+	}
+}
+
+// alike is a batch as exporters put them in, items that have most in common.
+func alike(items int) []byte {
+	ld := plog.NewLogs()
+	records := ld.ResourceLogs().AppendEmpty().ScopeLogs().AppendEmpty().LogRecords()
+	for i := range uint64(items) {
+		lr := records.AppendEmpty()
+		lr.SetEventName("tcp.connection.close")
+		lr.SetTimestamp(pcommon.Timestamp(1_800_000_000_000_000_000 + i*1_234_567))
+		lr.SetTraceID(pcommon.TraceID(value(int(i), 16)))
+		lr.Body().SetStr(fmt.Sprintf("tcp.connection.close curl[%d] 10.0.0.1:%d -> 10.1.0.1:5432 1.5s sent=120 received=5300 fin local", 1000+i, 32768+i))
+		for name, to := range map[string]string{
+			"network.local.address": "10.0.0.1", "network.peer.address": "10.1.0.1", "network.transport": "tcp",
+			"network.type": "ipv4", "process.executable.name": "curl", "process.executable.path": "/usr/bin/curl",
+			"network.tcp.handshake.role": "client", "tcp.connection.close.reason": "fin",
+		} {
+			lr.Attributes().PutStr(name, to)
+		}
+		for name, to := range map[string]int64{
+			"network.local.port": 32768 + int64(i), "network.peer.port": 5432, "process.pid": 1000 + int64(i),
+			"tcp.connection.bytes_sent": 120, "tcp.connection.bytes_received": 5300,
+		} {
+			lr.Attributes().PutInt(name, to)
+		}
+		lr.Attributes().PutDouble("tcp.connection.duration", 1.5+float64(i)/1e6)
+	}
+	b, _ := new(plog.ProtoMarshaler).MarshalLogs(ld) // there is no way for it to fail
+	return b
+}
+
+// A queue takes far less room than what is in it.
+func TestPacked(t *testing.T) {
+	o := open(t, t.TempDir(), 1<<30)
+	batch := alike(1000)
+	must(t, o.put(t, 0, batch))
+	if size := o.storage.Size(); size > int64(len(batch))/5 {
+		t.Errorf("%d octets take %d, want a fifth or less", len(batch), size)
+	}
+	if got, err := o.Get(t.Context(), "0"); err != nil || !bytes.Equal(got, batch) {
+		t.Errorf("got %d octets, error %v, want %d", len(got), err, len(batch))
+	}
+}
+
+func TestTooLarge(t *testing.T) {
+	o := open(t, t.TempDir(), 1<<30)
+	want := fmt.Sprintf("writing to a queue: a batch of %d octets, want at most %d", maxValues+5, maxValues)
+	if err := o.put(t, 0, make([]byte, maxValues)); fmt.Sprint(err) != want {
+		t.Errorf("got %v, want %s", err, want)
 	}
 }
 
@@ -439,6 +491,29 @@ func TestDiskWithoutRoom(t *testing.T) {
 	}
 }
 
+// BenchmarkQueue is the way of a batch through a queue, on whatever the temporary directory is on.
+func BenchmarkQueue(b *testing.B) {
+	s := New(b.TempDir(), 1<<30, zap.NewNop())
+	q, err := s.GetClient(b.Context(), component.KindExporter, component.MustNewID("otlp"), "logs")
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer func() { _ = q.Close(b.Context()) }()
+	batch := alike(1000)
+	meta := xstorage.SetOperation("meta", value(0, 30))
+	b.SetBytes(int64(len(batch)))
+	b.ReportAllocs()
+	for b.Loop() {
+		err := errors.Join(
+			q.Batch(b.Context(), meta, xstorage.SetOperation("1", batch)),
+			q.Batch(b.Context(), meta, xstorage.GetOperation("1")),
+			q.Batch(b.Context(), meta, xstorage.DeleteOperation("1")))
+		if err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
 func FuzzReplay(f *testing.F) {
 	record := encode(nil, []*xstorage.Operation{xstorage.SetOperation("key", []byte("value")), xstorage.DeleteOperation("gone")})
 	f.Add(append([]byte(magic), record...))
@@ -449,8 +524,9 @@ func FuzzReplay(f *testing.F) {
 		must(t, err)
 		defer seg.file.Close()
 		good, err := seg.replay(func(p place, op *xstorage.Operation) {
-			if got, err := seg.read(p); err != nil || !bytes.Equal(got, op.Value) {
-				t.Errorf("at %d: got %q, error %v, want %q", p.offset, got, err, op.Value)
+			want, wantErr := unpack(op.Value)
+			if got, err := seg.read(p); (err == nil) != (wantErr == nil) || !bytes.Equal(got, want) {
+				t.Errorf("at %d: got %q, error %v, want %q, %v", p.offset, got, err, want, wantErr)
 			}
 		})
 		if (err == nil) != (good > 0 && good == int64(len(b))) {
