@@ -74,6 +74,11 @@ func tellsAll(t *testing.T, tr *trace, connections int) {
 		t.Errorf("%d records, %d ends left open, want %d and none, but for %d state changes not seen", len(records), n, all, unseen)
 	}
 	checkOnce(t, records)
+	for _, r := range records {
+		if r.Event == nameFailed {
+			t.Errorf("told to have failed: %+v", r)
+		}
+	}
 }
 
 // toggle takes a CPU away and brings it back until it is to stop, and says how often.

@@ -39,19 +39,31 @@ func Check(btfFile string) []Need {
 		need("lockdown", lockdown, "boot with lockdown=integrity or none: confidentiality forbids BPF to read kernel memory"),
 		need(needTypes, func() (string, error) { return kernelBTF(btfFile) },
 			"use a kernel built with CONFIG_DEBUG_INFO_BTF=y, or pass a readable file with its types: --btf FILE"),
-		need("ring buffer", feature(func() error { return features.HaveMapType(ebpf.RingBuf) }), "Linux 5.8 or newer has BPF ring buffers"),
-		need("atomic instructions", feature(features.HaveV3ISA), "Linux 5.12 or newer and a BPF JIT for this architecture are needed"),
+		need("ring buffer", feature(func() error { return features.HaveMapType(ebpf.RingBuf) }), "Linux 5.14 or newer is needed: BPF has ring buffers since 5.8"),
+		need("atomic instructions", feature(features.HaveV3ISA), "Linux 5.14 or newer is needed, and a BPF JIT for this architecture: it has them since 5.12"),
 		need("typed tracepoint", feature(func() error { return tryTypedTracepoint(btfFile) }),
 			"use a kernel with tp_btf programs (Linux 5.5) and the tracepoint sock:inet_sock_set_state (4.16)"),
 		need("socket storage in tracing programs", feature(func() error { return trySocketStorage(btfFile) }),
-			"Linux 5.11 or newer lets tracing programs keep state in a socket"),
+			"Linux 5.14 or newer is needed: tracing programs keep state in a socket since 5.11"),
 		need("clock program", feature(func() error { return features.HaveProgramType(ebpf.Syscall) }),
-			"Linux 5.14 or newer has BPF programs that can be called as a system call"),
-		need("all programs together", feature(func() error { return tryLoad(btfFile) }),
-			"the programs are for Linux 5.14 and newer, up to those that were tried"),
+			"Linux 5.14 or newer is needed: BPF programs can be called as a system call since then"),
 	}
+	needs = append(needs, together(needs, btfFile))
 	blame(needs)
 	return needs
+}
+
+// together loads what the tracer loads. Where a need is not met that would only repeat it, in the words
+// of a verifier.
+func together(needs []Need, btfFile string) Need {
+	const name = "all programs together"
+	for _, n := range needs {
+		if n.Err != nil {
+			return Need{Name: name, Err: errors.New("not tried"), Remedy: "see " + n.Name}
+		}
+	}
+	return need(name, feature(func() error { return tryLoad(btfFile) }),
+		"the programs are for Linux 5.14 and newer, up to those that were tried")
 }
 
 // blame points the needs that cannot be met without an earlier one to it: their own remedies would

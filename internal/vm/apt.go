@@ -27,16 +27,16 @@ type apt struct {
 const listsAge = 7 * 24 * time.Hour
 
 // suites are those that have kernels, and the one with a QEMU for bookworm.
-var suites = []struct{ archive, name string }{
-	{"debian", "bullseye"},
-	{"debian-security", "bullseye-security"},
-	{"debian", "bookworm"},
-	{"debian-security", "bookworm-security"},
-	{"debian", "bookworm-backports"},
-	{"debian", "trixie"},
-	{"debian-security", "trixie-security"},
-	{"debian", "trixie-backports"},
-	{"debian", "sid"},
+var suites = []struct{ archive, name, architectures string }{
+	{"debian", "bullseye", "amd64"},
+	{"debian-security", "bullseye-security", "amd64"},
+	{"debian", "bookworm", "amd64"},
+	{"debian-security", "bookworm-security", "amd64"},
+	{"debian", "bookworm-backports", "amd64"},
+	{"debian", "trixie", "amd64"},
+	{"debian-security", "trixie-security", "amd64"},
+	{"debian", "trixie-backports", "amd64,arm64"},
+	{"debian", "sid", "amd64"},
 }
 
 const configuration = `Dir::Etc::sourcelist "%[1]s/sources.list";
@@ -45,10 +45,14 @@ Dir::Etc::preferences "%[1]s/none";
 Dir::Etc::preferencesparts "%[1]s/none";
 Dir::State::lists "%[1]s/lists";
 Dir::Cache "%[1]s/cache";
+APT::Architectures { "amd64"; "arm64"; };
 APT::Sandbox::User "root";
+APT::Update::Error-Mode "any";
 Acquire::Languages "none";
 Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
 Acquire::Retries "3";
+Acquire::http::Timeout "20";
+Acquire::https::Timeout "20";
 `
 
 // openApt prepares dir and fetches the lists, where there are none or they are old.
@@ -94,23 +98,25 @@ func output(cmd *exec.Cmd) (string, error) {
 }
 
 func (a *apt) update(ctx context.Context) error {
-	stamp := filepath.Join(a.dir, "updated")
-	if info, err := os.Stat(stamp); err == nil && time.Since(info.ModTime()) < listsAge {
-		return nil
-	}
 	mirrors, err := mirrors(ctx)
 	if err != nil {
 		return err
 	}
 	var sources strings.Builder
 	for _, s := range suites {
-		fmt.Fprintf(&sources, "deb [arch=amd64 signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] %s %s main\n", mirrors[s.archive], s.name)
+		fmt.Fprintf(&sources, "deb [arch=%s signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] %s %s main\n", s.architectures, mirrors[s.archive], s.name)
 	}
-	if err := os.WriteFile(filepath.Join(a.dir, "sources.list"), []byte(sources.String()), 0o600); err != nil {
+	list, stamp := filepath.Join(a.dir, "sources.list"), filepath.Join(a.dir, "updated")
+	before, _ := os.ReadFile(list)
+	if info, err := os.Stat(stamp); err == nil && time.Since(info.ModTime()) < listsAge && string(before) == sources.String() {
+		return nil
+	}
+	if err := os.WriteFile(list, []byte(sources.String()), 0o600); err != nil {
 		return err
 	}
 	if _, err := a.output(ctx, a.dir, "apt-get", "-qq", "update"); err != nil {
-		return err
+		_ = os.Remove(stamp)
+		return fmt.Errorf("asking the Debian mirror %s which kernels there are: %w", mirrors["debian"], err)
 	}
 	return os.WriteFile(stamp, nil, 0o644)
 }
@@ -144,7 +150,7 @@ func (a *apt) download(ctx context.Context, dir, name string) error {
 	}
 	defer func() { _ = os.RemoveAll(deb) }()
 	if _, err := a.output(ctx, deb, "apt-get", "-qq", "download", name); err != nil {
-		return err
+		return fmt.Errorf("downloading %s from the Debian mirror: %w", name, err)
 	}
 	files, err := filepath.Glob(filepath.Join(deb, "*.deb"))
 	if err != nil || len(files) != 1 {
@@ -158,20 +164,28 @@ func (a *apt) download(ctx context.Context, dir, name string) error {
 type kernel struct {
 	line    string // such as 6.12
 	release string // such as 6.12.94+deb13-cloud-amd64
+	arch    *architecture
 	image   string
 	veth    string // the module, unpacked
 }
 
-var cloudImage = regexp.MustCompile(`^linux-image-(([0-9]+\.[0-9]+)\.[0-9].*-cloud-amd64)$`)
+func (k kernel) String() string {
+	if k.arch.native() {
+		return k.line
+	}
+	return k.line + " " + k.arch.name
+}
+
+var cloudImage = regexp.MustCompile(`^linux-image-(([0-9]+\.[0-9]+)\.[0-9].*-cloud-([a-z0-9]+))$`)
 
 // releases gives those of the cloud flavour that the lists name, by line, the newest of each first;
 // and the lines, the oldest first.
-func (a *apt) releases() (map[string][]string, []string) {
+func (a *apt) releases(arch *architecture) (map[string][]string, []string) {
 	byLine := map[string][]string{}
 	var lines []string
 	for _, name := range a.names {
 		m := cloudImage.FindStringSubmatch(name)
-		if m == nil {
+		if m == nil || m[3] != arch.name {
 			continue
 		}
 		if byLine[m[2]] == nil {
@@ -200,34 +214,43 @@ func compareVersions(a, b string) int {
 	})
 }
 
-// kernels gives, of each line, the newest that can be had. "newest" and "all" stand for lines.
+// kernels gives, of each line, the newest that can be had. "newest" and "all" stand for lines; another
+// architecture than this machine's follows behind a colon.
 func (a *apt) kernels(ctx context.Context, wanted []string) ([]kernel, error) {
-	byLine, lines := a.releases()
-	if len(lines) == 0 {
-		return nil, errors.New("looking for kernels: the mirror has none of the cloud flavour")
-	}
 	var found []kernel
-	for _, line := range wanted {
-		switch line {
-		case "newest":
-			line = lines[len(lines)-1]
-		case "all":
-			return a.kernels(ctx, lines)
-		}
-		k, err := a.kernel(ctx, line, byLine[line])
+	for _, w := range wanted {
+		line, name, _ := strings.Cut(w, ":")
+		arch, err := architectureOf(name)
 		if err != nil {
 			return nil, err
 		}
-		found = append(found, k)
+		byLine, lines := a.releases(arch)
+		if len(lines) == 0 {
+			return nil, fmt.Errorf("looking for kernels: the mirror has none for %s of the cloud flavour", arch.name)
+		}
+		chosen := []string{line}
+		switch line {
+		case "newest":
+			chosen = lines[len(lines)-1:]
+		case "all":
+			chosen = lines
+		}
+		for _, line := range chosen {
+			k, err := a.kernel(ctx, line, arch, byLine[line])
+			if err != nil {
+				return nil, err
+			}
+			found = append(found, k)
+		}
 	}
 	return found, nil
 }
 
-func (a *apt) kernel(ctx context.Context, line string, releases []string) (kernel, error) {
-	err := fmt.Errorf("the mirror has no kernel %s of the cloud flavour", line)
+func (a *apt) kernel(ctx context.Context, line string, arch *architecture, releases []string) (kernel, error) {
+	err := fmt.Errorf("looking for kernels: the mirror has no %s for %s of the cloud flavour", line, arch.name)
 	for _, release := range releases {
 		dir := filepath.Join(a.dir, "kernels", release)
-		k := kernel{line: line, release: release, image: filepath.Join(dir, "vmlinuz"), veth: filepath.Join(dir, "veth.ko")}
+		k := kernel{line: line, release: release, arch: arch, image: filepath.Join(dir, "vmlinuz"), veth: filepath.Join(dir, "veth.ko")}
 		if _, statErr := os.Stat(k.image); statErr == nil {
 			return k, nil
 		}
@@ -250,7 +273,7 @@ func (a *apt) fetch(ctx context.Context, k kernel) error {
 		if !slices.Contains(a.names, kind+k.release) {
 			continue
 		}
-		if err := a.download(ctx, dir, kind+k.release); err != nil {
+		if err := a.download(ctx, dir, kind+k.release+":"+k.arch.name); err != nil {
 			return err
 		}
 	}

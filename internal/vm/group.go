@@ -13,9 +13,10 @@ type group struct {
 	name     string
 	about    string // what it is that the kernel, or the number of its CPUs, may change
 	command  []string
-	cpus     []int // vCPUs, each in a guest of its own; other numbers than two for the newest kernel alone
-	newest   bool  // for the newest kernel alone: it shows the protocol of the order, not the kernel
+	cpus     []int // vCPUs, each in a guest of its own
+	preempt  bool  // once more, with two and a kernel that may be preempted anywhere
 	long     bool  // not in a short run
+	anywhere bool  // calls no tool of this machine: also for another architecture than its own
 	parallel bool  // vCPUs run at the same time, each in a thread of the host's; else they take turns
 	stall    bool  // the host stalls vCPU 1
 	judge    func(*result, []byte)
@@ -23,41 +24,53 @@ type group struct {
 
 // environment is how a test knows that it runs in a guest; see vm_test.go in package exporter.
 const (
-	environment = "CONNSPAN_TEST_VM"
-	noteMark    = "measured: " // begins a message of a test that belongs into the report
+	environment       = "CONNSPAN_TEST_VM"
+	noteMark          = "measured: " // begins a message of a test that belongs into the report
+	preemptionFeature = "preemption" // what init calls it
 )
 
 // oldest is the first line of kernels that connspan runs on.
 const oldest = "5.14"
 
 var (
-	crowds  = "TestCrowd"
-	older   = "TestPreexisting|TestManyPreexisting|TestListenerOlderThanTracer|TestRestart"
-	losses  = "TestOverflow"
-	order   = "TestOrder|TestOrderInterrupted|TestStalled|TestSoak"
-	times   = "TestTimeNamespace|TestClockStep"
-	hotplug = "TestHotplug"
-	stolen  = "TestStolen"
+	scenarios = "TestScenario.*"
+	crowds    = "TestCrowd"
+	older     = "TestPreexisting|TestManyPreexisting|TestListenerOlderThanTracer|TestRestart"
+	losses    = "TestOverflow"
+	order     = "TestOrder|TestOrderInterrupted|TestStalled|TestSoak"
+	times     = "TestTimeNamespace|TestClockStep"
+	hotplug   = "TestHotplug"
+	stolen    = "TestStolen"
 )
 
 // groups are for the kernels that connspan runs on. What no other group names is among the records, so
 // that no test is forgotten.
 var groups = []group{
-	{name: "check", about: "connspan check", command: []string{"/bin/connspan", "check"}, cpus: []int{2}, judge: accepts},
-	{name: "load", about: "loading, attaching, clock, waking, counters", command: []string{"/bin/probe.test"}, cpus: []int{1, 2, 4}},
+	{name: "check", about: "connspan check", command: []string{"/bin/connspan", "check"}, cpus: []int{2}, anywhere: true, judge: accepts},
 	{
-		name: "records", about: "what is told of a connection, however it goes", cpus: []int{1, 2, 4},
-		command: []string{"/bin/exporter.test", "-test.skip=" + only(crowds, older, losses, order, times, hotplug, stolen)},
+		name: "load", about: "loading, attaching, clock, waking, counters", command: []string{"/bin/probe.test"}, cpus: []int{1, 2, 4},
+		preempt: true, long: true, anywhere: true,
 	},
-	{name: "crowds", about: "thousands of connections at a time, each told once", command: exporter(crowds), cpus: []int{2}, long: true},
+	{
+		name: "scenarios", about: "connections, however they go, each with its exact records", command: exporter(scenarios), cpus: []int{1, 2, 4},
+		preempt: true, anywhere: true,
+	},
+	{
+		name: "records", about: "what else is told, and what becomes of it", cpus: []int{2}, long: true,
+		command: []string{"/bin/exporter.test", "-test.skip=" + only(scenarios, crowds, older, losses, order, times, hotplug, stolen)},
+	},
+	{
+		name: "crowds", about: "thousands of connections at a time, each told once", command: exporter(crowds), cpus: []int{1, 2, 4},
+		preempt: true, anywhere: true,
+	},
 	{name: "older", about: "connections older than the tracer", command: exporter(older), cpus: []int{2}, long: true},
 	{name: "losses", about: "full rings, and their repair", command: exporter(losses), cpus: []int{2}},
-	{name: "hotplug", about: "CPUs go and come under load", command: exporter(hotplug), cpus: []int{2, 4}, long: true},
+	{name: "hotplug", about: "CPUs go and come under load", command: exporter(hotplug), cpus: []int{4}, preempt: true, long: true},
 	{name: "times", about: "time namespaces; the wall clock is set", command: exporter(times), cpus: []int{2}},
-	{name: "order", about: "CPUs sleep inside the tracer", command: exporter(order), cpus: []int{2}, newest: true, long: true, parallel: true},
+	{name: "order", about: "CPUs sleep inside the tracer", command: exporter(order), cpus: []int{2}, long: true, parallel: true},
 	{
 		name: "stolen", about: "the host stalls a vCPU, anywhere", command: exporter(stolen), cpus: []int{2},
-		newest: true, long: true, parallel: true, stall: true,
+		preempt: true, long: true, parallel: true, stall: true,
 	},
 }
 
@@ -81,11 +94,21 @@ func groupsOf(line string) []group {
 	return groups
 }
 
-// one leaves each group one guest.
-func one(all []group) []group {
-	all = slices.Clone(all)
-	for i := range all {
-		all[i].cpus = []int{2}
+// guests are those that show a group on a kernel. A short run has one of each, and so has an
+// architecture that is not this machine's.
+func (g *group) guests(k kernel, short bool) (all []guest) {
+	switch {
+	case !k.arch.native() && !g.anywhere:
+	case short && g.long:
+	case short || !k.arch.native():
+		all = append(all, guest{kernel: k, cpus: 2, group: g})
+	default:
+		for _, cpus := range g.cpus {
+			all = append(all, guest{kernel: k, cpus: cpus, group: g})
+		}
+		if g.preempt {
+			all = append(all, guest{kernel: k, cpus: 2, preempt: "full", group: g})
+		}
 	}
 	return all
 }

@@ -83,11 +83,11 @@ var programs = []struct {
 	{"bin/exporter.test", []string{"test", "-c", "./exporter"}},
 }
 
-// tools are those of this machine that the tests call.
-var tools = []string{"ip", "unshare"}
+// tools are those of this machine that the tests call. Guests of another architecture have none.
+var tools = []string{"bash", "ip", "readlink", "unshare"}
 
-// newInitramfs builds what all guests have in common. It runs in the module's root.
-func newInitramfs(ctx context.Context) ([]byte, error) {
+// newInitramfs builds what all guests of an architecture have in common. It runs in the module's root.
+func newInitramfs(ctx context.Context, arch *architecture) ([]byte, error) {
 	dir, err := os.MkdirTemp("", "connspan-vm-")
 	if err != nil {
 		return nil, err
@@ -96,9 +96,9 @@ func newInitramfs(ctx context.Context) ([]byte, error) {
 	var c cpio
 	for _, p := range programs {
 		built := filepath.Join(dir, filepath.Base(p.name))
-		args := append([]string{p.make[0], "-trimpath", "-ldflags", "-s -w", "-o", built}, p.make[1:]...)
+		args := append([]string{p.make[0], "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", built}, p.make[1:]...)
 		cmd := exec.CommandContext(ctx, cmp.Or(os.Getenv("GO"), "go"), args...)
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64")
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch.name)
 		if _, err := output(cmd); err != nil {
 			return nil, err
 		}
@@ -106,9 +106,11 @@ func newInitramfs(ctx context.Context) ([]byte, error) {
 			return nil, err
 		}
 	}
-	for _, tool := range tools {
-		if err := c.tool(ctx, tool); err != nil {
-			return nil, err
+	if arch.native() {
+		for _, tool := range tools {
+			if err := c.tool(ctx, tool); err != nil {
+				return nil, err
+			}
 		}
 	}
 	err = fs.WalkDir(os.DirFS("exporter"), "testdata", func(name string, d fs.DirEntry, err error) error {

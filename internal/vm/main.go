@@ -1,11 +1,11 @@
 // Vm runs the kernel's tests on other kernels, in virtual machines, and the tests that only a virtual
 // machine can: a CPU goes away, the wall clock is set, the host stalls a CPU.
 //
-//	go run ./internal/vm [-short] [-run REGEXP] [-page FILE] KERNEL...
+//	go run ./internal/vm [-short] [-run REGEXP] [-parallel N] [-resume] [-page FILE] KERNEL...
 //
-// KERNEL is a line of kernels such as 6.12, or newest, or all. Kernels and QEMU come from the Debian
-// mirror that this machine uses, and are kept in ${CONNSPAN_CACHE:-~/.cache/connspan}/vm; nothing is
-// installed.
+// KERNEL is a line of kernels such as 6.12, or newest, or all; newest:arm64 is one of another
+// architecture. Kernels and QEMU come from the Debian mirror that this machine uses, and are kept in
+// ${CONNSPAN_CACHE:-~/.cache/connspan}/vm; nothing is installed.
 package main
 
 import (
@@ -28,10 +28,12 @@ import (
 )
 
 var (
-	short = flag.Bool("short", false, "the groups that take little time, with two vCPUs")
-	which = flag.String("run", "", "the groups to run, a regular expression")
-	file  = flag.String("page", "", "the document to write")
-	seed  = flag.Uint64("seed", rand.Uint64(), "of the stalls")
+	short  = flag.Bool("short", false, "the groups that take little time, with two vCPUs")
+	which  = flag.String("run", "", "the guests to run, a regular expression: \"6.1, 4 vCPUs, preempt=full, hotplug\" is one")
+	atOnce = flag.Int("parallel", runtime.NumCPU(), "guests at the same time")
+	resume = flag.Bool("resume", false, "do not run again what passed before, with the same programs")
+	file   = flag.String("page", "", "the document to write")
+	seed   = flag.Uint64("seed", rand.Uint64(), "of the stalls")
 )
 
 func main() {
@@ -56,25 +58,24 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	h.seed = *seed
+	h.seed, h.resume = *seed, *resume
 	guests := plan(kernels, wanted, *short)
 	began := time.Now()
-	fmt.Printf("%d guests, QEMU %s, stalls of seed %d, consoles in %s\n", len(guests), h.qemu.version, h.seed, h.logs)
-	results, err := h.runAll(ctx, guests)
-	if err != nil {
-		return err
+	version := h.machines[kernels[0].arch].qemu.version
+	fmt.Printf("%d guests, QEMU %s, stalls of seed %d, consoles in %s\n", len(guests), version, h.seed, h.logs)
+	results, err := h.runAll(ctx, guests, max(*atOnce, 1))
+	if missing := len(guests) - len(results); missing > 0 {
+		err = fmt.Errorf("running %d guests: %d have no result: %w", len(guests), missing, err)
 	}
-	text := page(h.qemu.version, results)
-	fmt.Printf("\n%s\n%d guests in %v\n", text, len(results), time.Since(began).Round(time.Second))
+	text := page(version, guests, results)
+	fmt.Printf("\n%s\n%d guests in %v: %s\n", text, len(results), time.Since(began).Round(time.Second), totals(guests, results))
 	if *file != "" {
-		if err := errors.Join(os.MkdirAll(filepath.Dir(*file), 0o755), os.WriteFile(*file, []byte(text), 0o644)); err != nil {
-			return err
-		}
+		err = errors.Join(err, os.MkdirAll(filepath.Dir(*file), 0o755), os.WriteFile(*file, []byte(text), 0o644))
 	}
 	if i := slices.IndexFunc(results, func(r result) bool { return !r.ok() }); i >= 0 {
-		return fmt.Errorf("%s; see %s", results[i].line(), h.logs)
+		err = errors.Join(err, fmt.Errorf("%s; see %s", results[i].line(), h.logs))
 	}
-	return nil
+	return err
 }
 
 // prepare fetches what is missing and builds what guests run.
@@ -92,36 +93,54 @@ func prepare(ctx context.Context, lines []string) (*host, []kernel, error) {
 	if err := os.MkdirAll(h.logs, 0o755); err != nil {
 		return nil, nil, err
 	}
-	a, err := openApt(ctx, dir)
-	if err != nil {
+	if err := lock(dir); err != nil {
 		return nil, nil, err
 	}
-	if h.qemu, err = newQEMU(ctx, a); err != nil {
+	a, err := openApt(ctx, dir)
+	if err != nil {
 		return nil, nil, err
 	}
 	kernels, err := a.kernels(ctx, lines)
 	if err != nil {
 		return nil, nil, err
 	}
-	h.initramfs, err = newInitramfs(ctx)
-	return h, kernels, err
+	h.machines = map[*architecture]machine{}
+	for _, k := range kernels {
+		if h.machines[k.arch].qemu != nil {
+			continue
+		}
+		var m machine
+		if m.qemu, err = newQEMU(ctx, a, k.arch); err != nil {
+			return nil, nil, err
+		}
+		if m.initramfs, err = newInitramfs(ctx, k.arch); err != nil {
+			return nil, nil, err
+		}
+		h.machines[k.arch] = m
+	}
+	return h, kernels, nil
 }
 
-// plan gives the guests, those first whose vCPUs take turns.
+// lock keeps the directory for this process, until it ends.
+func lock(dir string) error {
+	fd, err := unix.Open(dir, unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	if err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return errors.Join(fmt.Errorf("locking %s, which another run may use: %w", dir, err), unix.Close(fd))
+	}
+	return nil
+}
+
+// plan gives the guests, those last whose vCPUs run at the same time.
 func plan(kernels []kernel, wanted *regexp.Regexp, short bool) (guests []guest) {
-	newest := slices.MaxFunc(kernels, func(a, b kernel) int { return compareVersions(a.line, b.line) })
 	for _, k := range kernels {
 		of := groupsOf(k.line)
-		if short || k != newest {
-			of = one(of)
-		}
 		for i := range of {
-			if short && of[i].long || of[i].newest && k != newest {
-				continue
-			}
-			for _, cpus := range of[i].cpus {
-				if wanted.MatchString(of[i].name) {
-					guests = append(guests, guest{k, cpus, &of[i]})
+			for _, g := range of[i].guests(k, short) {
+				if wanted.MatchString(g.String()) {
+					guests = append(guests, g)
 				}
 			}
 		}
@@ -130,26 +149,37 @@ func plan(kernels []kernel, wanted *regexp.Regexp, short bool) (guests []guest) 
 		switch {
 		case a.group.parallel == b.group.parallel:
 			return 0
-		case b.group.parallel:
-			return -1
+		case a.group.parallel:
+			return 1
 		}
-		return 1
+		return -1
 	})
 	return guests
 }
 
-// runAll runs as many guests at a time as this machine has processors. One with vCPUs that run at the
-// same time has the machine for itself.
-func (h *host) runAll(ctx context.Context, guests []guest) ([]result, error) {
+// runAll runs so many guests at the same time. One with vCPUs that run at the same time has the machine
+// for itself. Where it is interrupted it gives the results that there are.
+func (h *host) runAll(ctx context.Context, guests []guest, atOnce int) ([]result, error) {
 	results := make([]result, len(guests))
 	errs := make([]error, len(guests))
-	slots := make(chan struct{}, runtime.NumCPU())
+	slots := make(chan struct{}, atOnce)
 	var running sync.WaitGroup
 	for i, g := range guests {
+		if results[i] = h.passed(g); results[i].attempts > 0 {
+			fmt.Println(results[i].line(), "before")
+		}
+	}
+	for i, g := range guests {
+		if results[i].attempts > 0 {
+			continue
+		}
 		if g.group.parallel {
 			running.Wait()
 		}
 		slots <- struct{}{}
+		if ctx.Err() != nil { // the consoles of an earlier run stay
+			break
+		}
 		running.Go(func() {
 			defer func() { <-slots }()
 			if results[i], errs[i] = h.run(ctx, g); errs[i] == nil {
@@ -158,5 +188,6 @@ func (h *host) runAll(ctx context.Context, guests []guest) ([]result, error) {
 		})
 	}
 	running.Wait()
+	results = slices.DeleteFunc(results, func(r result) bool { return r.attempts == 0 })
 	return results, cmp.Or(ctx.Err(), errors.Join(errs...))
 }

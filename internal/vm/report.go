@@ -5,12 +5,11 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 )
 
 // line says in one line how a guest has fared.
 func (r result) line() string {
-	return fmt.Sprintf("%v: %s (%v)", r.guest, r.cell(), r.took.Round(time.Second))
+	return fmt.Sprintf("%v: %s (%s)", r.guest, r.cell(), r.took)
 }
 
 // cell is the result in the table.
@@ -41,17 +40,35 @@ const preface = `# Kernels
 
 What ` + "`make test-kernels`" + ` has found; it writes this page. Each guest is a Debian kernel of the cloud flavour under QEMU
 %s, which emulates its processors: they are 10 to 20 times slower than real ones. A cell has the number of tests that
-passed; the program's own word, where it is to refuse, counts as one.
+passed; the program's own word, where it is to refuse, counts as one. An empty one was not to be run, or is named below.
+
+%s.
 
 `
 
+// totals counts what has been run, of what was to be.
+func totals(guests []guest, results []result) string {
+	var passed, skipped, failed, died int
+	for _, r := range results {
+		passed += r.passed
+		skipped += len(r.skipped)
+		failed += len(r.failed)
+		if !r.ok() && len(r.failed) == 0 {
+			died++
+		}
+	}
+	return fmt.Sprintf("%d tests run in %d guests: %d passed, %d failed; %d skipped, each with its reason; %d guests died, and %d of %d were not run",
+		passed+failed, len(results), passed, failed, skipped, died, len(guests)-len(results), len(guests))
+}
+
 // page is the document about all results.
-func page(qemuVersion string, results []result) string {
+func page(qemuVersion string, guests []guest, results []result) string {
 	slices.SortStableFunc(results, func(a, b result) int {
-		return cmp.Or(compareVersions(a.kernel.line, b.kernel.line), cmp.Compare(a.cpus, b.cpus))
+		return cmp.Or(cmp.Compare(a.kernel.arch.name, b.kernel.arch.name), compareVersions(a.kernel.line, b.kernel.line),
+			cmp.Compare(a.preempt, b.preempt), cmp.Compare(a.cpus, b.cpus))
 	})
 	var b strings.Builder
-	fmt.Fprintf(&b, preface, qemuVersion)
+	fmt.Fprintf(&b, preface, qemuVersion, totals(guests, results))
 	b.WriteString("| group | shows |\n|---|---|\n")
 	for _, g := range groups {
 		fmt.Fprintf(&b, "| %s | %s |\n", g.name, g.about)
@@ -66,6 +83,7 @@ func page(qemuVersion string, results []result) string {
 	})
 	list(&b, "Skipped", "With the reason.", results, func(r result) []string { return r.skipped })
 	list(&b, "Failed", "", results, func(r result) []string { return r.failed })
+	list(&b, "Not run", "The run was interrupted.", notRun(guests, results), func(result) []string { return []string{"no result"} })
 	list(&b, "Measured", "By the tests themselves.", results, func(r result) []string {
 		if r.group.about == "" {
 			return nil
@@ -75,31 +93,46 @@ func page(qemuVersion string, results []result) string {
 	return b.String()
 }
 
-// table has a row for each kernel and number of vCPUs.
+// notRun gives the guests that have no result.
+func notRun(guests []guest, results []result) (missing []result) {
+	for _, g := range guests {
+		if !slices.ContainsFunc(results, func(r result) bool { return r.guest == g }) {
+			missing = append(missing, result{guest: g})
+		}
+	}
+	return missing
+}
+
+// table has a row for each kernel, model of preemption and number of vCPUs.
 func table(b *strings.Builder, results []result) {
-	b.WriteString("\n| kernel | vCPUs |")
+	b.WriteString("\n| kernel | preemption | vCPUs |")
 	for _, g := range groups {
 		fmt.Fprintf(b, " %s |", g.name)
 	}
-	b.WriteString("\n|---|---|" + strings.Repeat("---|", len(groups)) + "\n")
-	for rest := results; len(rest) > 0; {
-		first := rest[0]
-		if first.group.about == "" {
-			rest = rest[1:]
+	b.WriteString("\n|---|---|---|" + strings.Repeat("---|", len(groups)) + "\n")
+	type row struct {
+		release, preemption string
+		cpus                int
+	}
+	var rows []row
+	cells := map[row]map[string]string{}
+	for _, r := range results {
+		if r.group.about == "" {
 			continue
 		}
-		n := 0
-		cells := map[string]string{}
-		for n < len(rest) && rest[n].kernel == first.kernel && rest[n].cpus == first.cpus {
-			cells[rest[n].group.name] = rest[n].cell()
-			n++
+		at := row{r.kernel.release, r.preemption(), r.cpus}
+		if cells[at] == nil {
+			rows = append(rows, at)
+			cells[at] = map[string]string{}
 		}
-		fmt.Fprintf(b, "| %s | %d |", first.kernel.release, first.cpus)
+		cells[at][r.group.name] = r.cell()
+	}
+	for _, at := range rows {
+		fmt.Fprintf(b, "| %s | %s | %d |", at.release, at.preemption, at.cpus)
 		for _, g := range groups {
-			fmt.Fprintf(b, " %s |", cells[g.name])
+			fmt.Fprintf(b, " %s |", cells[at][g.name])
 		}
 		b.WriteString("\n")
-		rest = rest[n:]
 	}
 }
 
@@ -108,7 +141,7 @@ func features(b *strings.Builder, results []result) {
 	var last *result
 	for i := range results {
 		r := &results[i]
-		if len(r.features) == 0 || last != nil && r.kernel == last.kernel {
+		if len(r.features) == 0 || r.preempt != "" || last != nil && r.kernel == last.kernel {
 			continue
 		}
 		head, rule, row := "| kernel |", "|---|", "| "+r.kernel.release+" |"

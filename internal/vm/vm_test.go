@@ -20,10 +20,12 @@ const (
 === RUN   TestPair
 === RUN   TestPair/one
 === RUN   TestPair/two
+    two_test.go:3: no second one
+=== NAME  TestPair
     pair_test.go:7: measured: 3 of 4
 --- PASS: TestPair (0.10s)
     --- PASS: TestPair/one (0.05s)
-    --- PASS: TestPair/two (0.05s)
+    --- SKIP: TestPair/two (0.05s)
 === RUN   TestAlone
     alone_test.go:12: one CPU alone
 --- SKIP: TestAlone (0.00s)
@@ -49,24 +51,30 @@ connspan: no
 func TestJudge(t *testing.T) {
 	tests := []struct {
 		name, console string
+		preempt       string
 		judge         func(*result, []byte)
 		want          result
 		ok            bool
 	}{
-		{"good", consoleGood, nil, result{passed: 2, skipped: []string{"TestAlone: one CPU alone"}, notes: []string{"3 of 4"}, features: [][2]string{{"preemption", "none (full)"}}}, true},
-		{"bad", consoleBad, nil, result{exit: 1, failed: []string{"TestPair: 1, want 2"}}, false},
-		{"dead", "--- PASS: TestPair (0.1s)\nOops: int3", nil, result{exit: -1, passed: 1}, false},
-		{"hung", "--- PASS: TestPair (0.1s)\npanic: test timed out\n\n@@ exit=2 after 10m", nil, result{exit: 2, passed: 1}, false},
-		{"refused", consoleRefused, refusesInOneLine, result{passed: 1, notes: []string{"connspan: no"}}, true},
+		{"good", consoleGood, "full", nil, result{passed: 1, skipped: []string{"TestPair/two: no second one", "TestAlone: one CPU alone"}, notes: []string{"3 of 4"}, features: [][2]string{{"preemption", "none (full)"}}}, true},
 		{
-			"not refused", strings.Replace(consoleRefused, "exit=1", "exit=0", 1), refuses,
+			"other preemption", consoleRefused, "full", refusesInOneLine,
+			result{passed: 1, notes: []string{"connspan: no"}, failed: []string{"preemption: unknown, want full"}},
+			false,
+		},
+		{"bad", consoleBad, "", nil, result{exit: 1, failed: []string{"TestPair: 1, want 2"}}, false},
+		{"dead", "--- PASS: TestPair (0.1s)\nOops: int3", "", nil, result{exit: -1, passed: 1}, false},
+		{"hung", "--- PASS: TestPair (0.1s)\npanic: test timed out\n\n@@ exit=2 after 10m", "", nil, result{exit: 2, passed: 1}, false},
+		{"refused", consoleRefused, "", refusesInOneLine, result{passed: 1, notes: []string{"connspan: no"}}, true},
+		{
+			"not refused", strings.Replace(consoleRefused, "exit=1", "exit=0", 1), "", refuses,
 			result{failed: []string{"exit code 0, want 1: connspan: no"}},
 			false,
 		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			got := judge(guest{group: &group{judge: tt.judge}}, []byte(strings.ReplaceAll(tt.console, "\n", "\r\n")))
+			got := judge(guest{group: &group{judge: tt.judge}, preempt: tt.preempt}, []byte(strings.ReplaceAll(tt.console, "\n", "\r\n")))
 			if d := cmp.Diff(tt.want, got, cmp.AllowUnexported(result{}), cmpopts.IgnoreFields(result{}, "guest")); d != "" {
 				t.Error(d)
 			}
@@ -85,9 +93,14 @@ func TestHang(t *testing.T) {
 	if err := errors.Join(os.WriteFile(veth, nil, 0o600), os.WriteFile(program, []byte(script), 0o700)); err != nil {
 		t.Fatal(err)
 	}
-	h := &host{qemu: &qemu{program: program}, logs: dir, patience: 300 * time.Millisecond}
+	arch := architectures[0]
+	h := &host{machines: map[*architecture]machine{arch: {qemu: &qemu{program: program}}}, logs: dir, patience: 300 * time.Millisecond}
 	g := &group{name: "group", command: []string{"test"}}
-	results, err := h.runAll(t.Context(), []guest{{kernel{line: "1", image: "hangs", veth: veth}, 1, g}, {kernel{line: "2", veth: veth}, 1, g}})
+	guests := []guest{
+		{kernel: kernel{line: "1", arch: arch, image: "hangs", veth: veth}, cpus: 1, group: g},
+		{kernel: kernel{line: "2", arch: arch, veth: veth}, cpus: 1, group: g},
+	}
+	results, err := h.runAll(t.Context(), guests, 2)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,14 +110,27 @@ func TestHang(t *testing.T) {
 	if r := results[1]; !r.ok() {
 		t.Errorf("of one that does not: %s", r.line())
 	}
+
+	// Where that is asked for, only what has passed with the same programs is not run again.
+	h.resume = true
+	if r := h.passed(guests[0]); r.attempts > 0 {
+		t.Error("a guest that has died counts as passed")
+	}
+	if r := h.passed(guests[1]); r.attempts != 1 || r.took == "" {
+		t.Errorf("a guest that has passed does not count: %+v", r)
+	}
+	h.machines[arch] = machine{initramfs: []byte("other")}
+	if r := h.passed(guests[1]); r.attempts > 0 {
+		t.Error("a guest counts as passed with other programs")
+	}
 }
 
 func TestReleases(t *testing.T) {
 	a := apt{names: []string{
 		"linux-image-6.12.9+deb13-cloud-amd64", "linux-image-6.12.117+deb13-cloud-amd64", "linux-image-6.1.0-9-cloud-amd64",
-		"linux-image-6.1-cloud-amd64", "linux-image-7.3.4+deb13-amd64", "linux-image-6.12.10+deb13-cloud-amd64-dbg", "linux-base",
+		"linux-image-6.1-cloud-amd64", "linux-image-7.3.4+deb13-amd64", "linux-image-6.12.10+deb13-cloud-amd64-dbg", "linux-base", "linux-image-7.3.4+deb13-cloud-arm64",
 	}}
-	byLine, lines := a.releases()
+	byLine, lines := a.releases(architectures[0])
 	want := map[string][]string{
 		"6.1":  {"6.1.0-9-cloud-amd64"},
 		"6.12": {"6.12.117+deb13-cloud-amd64", "6.12.9+deb13-cloud-amd64"},

@@ -60,10 +60,24 @@ func prepare() error {
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &files); err != nil {
 		errs = append(errs, fmt.Errorf("raising the limit of open files: %w", err))
 	}
-	if out, err := exec.Command("/bin/ip", "link", "set", "lo", "up").CombinedOutput(); err != nil {
-		errs = append(errs, fmt.Errorf("setting lo up: %w: %s", err, out))
+	return errors.Join(append(errs, setLoopbackUp(), loadModule("/veth.ko"))...)
+}
+
+// setLoopbackUp is what "ip link set lo up" does. See netdevice(7).
+func setLoopbackUp() error {
+	lo, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
 	}
-	return errors.Join(append(errs, loadModule("/veth.ko"))...)
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	lo.SetUint16(unix.IFF_UP)
+	if err := errors.Join(unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo), unix.Close(fd)); err != nil {
+		return fmt.Errorf("setting lo up: %w", err)
+	}
+	return nil
 }
 
 // functions are those of the kernel that connspan uses where they are, and what it is that they are for.
