@@ -11,7 +11,8 @@ TOOL := $(GO) tool -modfile=internal/tools/go.mod
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 # Debian packages by what needs them.
 BUILD_PACKAGES := clang-14 clang-format-14 llvm-14 libbpf-dev
-TEST_PACKAGES := iproute2 prometheus util-linux
+TEST_PACKAGES := iproute2 nftables prometheus tmux util-linux
+PEER_PACKAGES := libbpf-tools bpftrace
 KERNEL_PACKAGES := qemu-system-x86 seabios debian-archive-keyring iproute2 util-linux xz-utils
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E env "PATH=$$PATH")
 export CGO_ENABLED ?= 1
@@ -61,6 +62,7 @@ outage: ## the server is down for OUTAGE=5m, at 1000 connections a second, and t
 .PHONY: lint
 lint: build-packages ## golangci-lint, clang-format, go mod
 	$(TOOL) golangci-lint run ./...
+	cd bench/plot && $(GO) tool -modfile=../../internal/tools/go.mod golangci-lint run ./...
 	clang-format-14 --dry-run -Werror bpf/*.c bpf/*.h
 	$(GO) mod tidy -diff
 	$(GO) mod verify
@@ -73,6 +75,16 @@ vulncheck: ## known vulnerabilities in what is linked (asks vuln.go.dev)
 bench: ## all benchmarks
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
+# Other flags: make bench-peers BENCH="-rounds 1 -window 1s"; go run ./bench -help lists them.
+BENCH ?= -page docs/performance.md
+.PHONY: bench-peers
+bench-peers: build peer-packages ## the cost beside tcplife, tcpstates, bpftrace and no tracer; writes docs/performance.md (needs root)
+	$(AS_ROOT) $(GO) run ./bench $(BENCH) peers
+
+.PHONY: bench-scale
+bench-scale: build peer-packages ## the cost at rest, with a million connections, 256 CPUs, 1000 processes; likewise
+	$(AS_ROOT) $(GO) run ./bench $(BENCH) scale idle latency
+
 .PHONY: generate
 generate: build-packages ## the BPF objects and their Go, from bpf/
 	BPF2GO_CC=$(CLANG) BPF2GO_STRIP=llvm-strip-14 $(GO) generate ./internal/probe
@@ -83,9 +95,10 @@ fuzz: ## a minute of fuzzing the decoder
 	$(GO) test -run '^$$' -fuzz FuzzDecodeProcess -fuzztime 60s ./internal/event
 
 # The packages that a target needs, installed where they are missing and apt is there to do it.
-.PHONY: build-packages test-packages kernel-packages
+.PHONY: build-packages test-packages peer-packages kernel-packages
 build-packages: ; @$(call install,$(BUILD_PACKAGES))
 test-packages: ; @$(call install,$(TEST_PACKAGES))
+peer-packages: ; @$(call install,$(PEER_PACKAGES))
 kernel-packages: ; @$(call install,$(KERNEL_PACKAGES))
 
 define install
