@@ -203,7 +203,8 @@ func addErrors(spans map[pcommon.TraceID]string, td ptrace.Traces) {
 // failuresIn gives the log records of this process's failures.
 func failuresIn(ld plog.Logs) (all []plog.LogRecord) {
 	for _, rl := range ld.ResourceLogs().All() {
-		if name, _ := rl.Resource().Attributes().Get("service.name"); name.AsString() != own {
+		// A connection without a known owner has none.
+		if name, ok := rl.Resource().Attributes().Get("service.name"); !ok || name.Str() != own {
 			continue
 		}
 		for _, sl := range rl.ScopeLogs().All() {
