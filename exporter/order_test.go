@@ -298,8 +298,8 @@ func (r *race) run(ctx context.Context, cpu int) error {
 
 // settled: nothing from before the time is on its way.
 func (r *race) settled(s probe.Stats, end uint64) bool {
-	m := r.x.merge.Stats()
-	return m.Watermark >= end && m.Pending == 0 && len(r.sort) == 0 && s.Read == s.Total().Submitted
+	m, total := r.x.merge.Stats(), s.Total()
+	return m.Watermark >= end && m.Pending == 0 && len(r.sort) == 0 && s.Read == total.Submitted+total.Processes
 }
 
 // round is [Exporter.round], with a second merge.
@@ -317,6 +317,10 @@ func (r *race) round() (now uint64, err error) {
 	r.stamps = r.stamps[:0]
 	var e event.Event
 	x.tracer.Drain(func(cpu int, sample []byte) {
+		if len(sample) == event.ProcessSize {
+			x.introduce(sample)
+			return
+		}
 		if err := event.Decode(sample, cpu, &e); err != nil {
 			x.malformed++
 			return

@@ -224,6 +224,9 @@ func TestOwnProcessIsLeftOut(t *testing.T) {
 		t.Fatal(err)
 	}
 	tr.Drain(func(cpu int, sample []byte) {
+		if len(sample) == event.ProcessSize { // another's on this host
+			return
+		}
 		var e event.Event
 		if err := event.Decode(sample, cpu, &e); err != nil {
 			t.Error(err)
