@@ -89,7 +89,11 @@ func (f filtered) ConsumeLogs(ctx context.Context, ld plog.Logs) error {
 	if ld.LogRecordCount() == 0 {
 		return nil
 	}
-	return f.Logs.ConsumeLogs(ctx, ld)
+	err := f.Logs.ConsumeLogs(ctx, ld)
+	if errors.Is(err, unix.EPIPE) {
+		return nil // nobody reads on, and the program is about to end: nothing to complain of
+	}
+	return err
 }
 
 // host hears when the output has failed.
