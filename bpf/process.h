@@ -149,9 +149,31 @@ static __always_inline struct process_record *reserve_process(void)
 	return ring ? bpf_ringbuf_reserve(ring, sizeof(struct process_record), 0) : NULL;
 }
 
+static __always_inline void submit_process(struct cpu *cpu, struct process_record *r,
+					   struct task_struct *task, const struct told *who)
+{
+	struct task_struct *leader = task->group_leader;
+
+	stall_process();
+	r->started = leader->start_boottime;
+	r->pid = task->tgid;
+	r->parent = BPF_CORE_READ(leader, real_parent, tgid);
+	r->uid = who->uid;
+	r->_pad = 0;
+	__builtin_memcpy(r->comm, who->comm, sizeof(r->comm));
+	start_path(&r->executable);
+	start_path(&r->unified);
+	start_path(&r->legacy);
+	put_executable(&r->executable, task);
+	put_groups(r, task);
+	add_ordered(&cpu->processes, 1);
+	bpf_ringbuf_submit(r, wake_flags());
+}
+
 /*
  * Tells of the process that is current, unless that has been done. Not an event: it is not stamped, and
- * in the ring before any event that it is about has been stamped. Global, so that the verifier looks at
+ * in the ring before any event that it is about has been stamped. But it is announced like one: the
+ * reader does not get past a record that is reserved, to the events behind it. Global, so that the verifier looks at
  * it once, not wherever it is called.
  */
 __noinline int tell_process(void)
@@ -169,26 +191,15 @@ __noinline int tell_process(void)
 	told = bpf_task_storage_get(&processes, leader, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
 	if (told && is_told(told, &now))
 		return 0;
+	add_ordered(&cpu->in_flight, 1);
 	r = reserve_process();
-	if (!r) {
+	if (r)
+		submit_process(cpu, r, task, &now);
+	else
 		count(&cpu->unnamed);
-		return 0;
-	}
-	r->started = leader->start_boottime;
-	r->pid = task->tgid;
-	r->parent = BPF_CORE_READ(leader, real_parent, tgid);
-	r->uid = uid;
-	r->_pad = 0;
-	__builtin_memcpy(r->comm, now.comm, sizeof(r->comm));
-	start_path(&r->executable);
-	start_path(&r->unified);
-	start_path(&r->legacy);
-	put_executable(&r->executable, task);
-	put_groups(r, task);
-	if (told)
+	if (r && told) /* not before it is in the ring: another thread's event may follow at once */
 		*told = now;
-	add_ordered(&cpu->processes, 1);
-	bpf_ringbuf_submit(r, wake_flags());
+	add_ordered(&cpu->in_flight, -1);
 	return 0;
 }
 

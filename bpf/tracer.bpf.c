@@ -8,7 +8,7 @@ char LICENSE[] SEC("license") = "GPL";
 
 /*
  * From Linux 7 on a program may be preempted, and is then skipped on that CPU until its task goes on.
- * Where the kernel offers it (6.14), preemption stays off, as it always was before. What became due
+ * Where the kernel offers it, preemption stays off, as it always was before. What became due
  * meanwhile would happen at once where it is switched on again, still inside the program; it cannot
  * with interrupts off, and then waits until the program has ended. kernel/bpf/helpers.c
  */
@@ -16,12 +16,14 @@ extern void bpf_preempt_disable(void) __ksym __weak;
 extern void bpf_preempt_enable(void) __ksym __weak;
 extern void bpf_local_irq_save(unsigned long *flags) __ksym __weak;
 extern void bpf_local_irq_restore(unsigned long *flags) __ksym __weak;
+/* From 6.17. Before 6.15 the verifier does not let a global function be called without preemption. */
+extern int bpf_strcmp(const char *s1__ign, const char *s2__ign) __ksym __weak;
 
 static __always_inline int undisturbed(struct sock *sk, int old, int new, bool second)
 {
 	unsigned long flags;
 
-	if (!bpf_local_irq_save) {
+	if (!bpf_strcmp) {
 		transition(sk, old, new, second);
 		return 0;
 	}

@@ -79,6 +79,39 @@ func TestOrderInterrupted(t *testing.T) {
 	}
 }
 
+// TestOrderBehindProcesses: a CPU sleeps with the record of a process reserved, and events of softirqs lie
+// behind it in its ring, which the reader cannot get at. None is overtaken.
+func TestOrderBehindProcesses(t *testing.T) {
+	awake, sleeper := twoCPUs(t)
+	receiveOn(t, sleeper)
+	r := startRace(t, probe.Stall{For: 5 * time.Millisecond, Every: 1 << 30, CPU: sleeper, Processes: true}, awake)
+	var others sync.WaitGroup
+	var ended atomic.Bool
+	others.Go(func() { // events of the CPU that is awake
+		for !ended.Load() {
+			p := startOn(t, awake, "refused", actor.Plan{Connect: "127.0.0.1:1", Connections: 1000})
+			p.Report()
+			p.Wait()
+		}
+	})
+	r.under(func(t testing.TB, enough func() bool) (n int) {
+		for ; !enough(); n++ {
+			crowd := startOn(t, awake, "crowd", actor.Plan{Listen: "127.0.0.1:0", How: actor.ClientCloses, Connections: 1000, Workers: 8})
+			for range 20 {
+				p := startOn(t, int(sleeper), "refused", actor.Plan{Connect: "127.0.0.1:1"})
+				p.Report()
+				p.Wait()
+			}
+			crowd.Report()
+			crowd.Wait()
+		}
+		ended.Store(true)
+		others.Wait()
+		return n
+	}, func() bool { return r.kernel.Load().CPU[sleeper].Processes >= 200 })
+	r.check()
+}
+
 // twoCPUs gives one to read on and one to stall.
 func twoCPUs(t *testing.T) (awake int, sleeper uint32) {
 	t.Helper()

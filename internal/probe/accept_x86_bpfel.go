@@ -108,6 +108,7 @@ const (
 	acceptVarStallCpu         = "stall_cpu"
 	acceptVarStallEvery       = "stall_every"
 	acceptVarStallNs          = "stall_ns"
+	acceptVarStallProcesses   = "stall_processes"
 	acceptVarStallTurn        = "stall_turn"
 	acceptVarStalls           = "stalls"
 )
@@ -173,13 +174,14 @@ type acceptMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type acceptVariableSpecs struct {
-	Filter      *ebpf.VariableSpec `ebpf:"filter"`
-	FilterRules *ebpf.VariableSpec `ebpf:"filter_rules"`
-	StallCpu    *ebpf.VariableSpec `ebpf:"stall_cpu"`
-	StallEvery  *ebpf.VariableSpec `ebpf:"stall_every"`
-	StallNs     *ebpf.VariableSpec `ebpf:"stall_ns"`
-	StallTurn   *ebpf.VariableSpec `ebpf:"stall_turn"`
-	Stalls      *ebpf.VariableSpec `ebpf:"stalls"`
+	Filter         *ebpf.VariableSpec `ebpf:"filter"`
+	FilterRules    *ebpf.VariableSpec `ebpf:"filter_rules"`
+	StallCpu       *ebpf.VariableSpec `ebpf:"stall_cpu"`
+	StallEvery     *ebpf.VariableSpec `ebpf:"stall_every"`
+	StallNs        *ebpf.VariableSpec `ebpf:"stall_ns"`
+	StallProcesses *ebpf.VariableSpec `ebpf:"stall_processes"`
+	StallTurn      *ebpf.VariableSpec `ebpf:"stall_turn"`
+	Stalls         *ebpf.VariableSpec `ebpf:"stalls"`
 }
 
 // acceptObjects contains all objects after they have been loaded into the kernel.
@@ -223,13 +225,14 @@ func (m *acceptMaps) Close() error {
 //
 // It can be passed to loadAcceptObjects or ebpf.CollectionSpec.LoadAndAssign.
 type acceptVariables struct {
-	Filter      *ebpf.Variable `ebpf:"filter"`
-	FilterRules *ebpf.Variable `ebpf:"filter_rules"`
-	StallCpu    *ebpf.Variable `ebpf:"stall_cpu"`
-	StallEvery  *ebpf.Variable `ebpf:"stall_every"`
-	StallNs     *ebpf.Variable `ebpf:"stall_ns"`
-	StallTurn   *ebpf.Variable `ebpf:"stall_turn"`
-	Stalls      *ebpf.Variable `ebpf:"stalls"`
+	Filter         *ebpf.Variable `ebpf:"filter"`
+	FilterRules    *ebpf.Variable `ebpf:"filter_rules"`
+	StallCpu       *ebpf.Variable `ebpf:"stall_cpu"`
+	StallEvery     *ebpf.Variable `ebpf:"stall_every"`
+	StallNs        *ebpf.Variable `ebpf:"stall_ns"`
+	StallProcesses *ebpf.Variable `ebpf:"stall_processes"`
+	StallTurn      *ebpf.Variable `ebpf:"stall_turn"`
+	Stalls         *ebpf.Variable `ebpf:"stalls"`
 }
 
 // acceptPrograms contains all programs after they have been loaded into the kernel.

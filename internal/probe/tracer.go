@@ -36,6 +36,8 @@ const membarrierGlobal = 1 // MEMBARRIER_CMD_GLOBAL, include/uapi/linux/membarri
 type Stall struct {
 	For   time.Duration
 	Every uint32 // one in so many events
+	// Processes has it wait with every record of a process, too, reserved and not submitted.
+	Processes bool
 	CPU   uint32
 }
 
@@ -159,6 +161,7 @@ func setConstants(spec *ebpf.CollectionSpec, possible int, cfg Config) error {
 		constants["stall_ns"] = uint64(stall.For)
 		constants["stall_every"] = max(stall.Every, 1)
 		constants["stall_cpu"] = stall.CPU
+		constants["stall_processes"] = stall.Processes
 	}
 	for name, value := range constants {
 		if err := spec.Variables[name].Set(value); err != nil {

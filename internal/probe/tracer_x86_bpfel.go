@@ -182,6 +182,7 @@ const (
 	tracerVarStallCpu            = "stall_cpu"
 	tracerVarStallEvery          = "stall_every"
 	tracerVarStallNs             = "stall_ns"
+	tracerVarStallProcesses      = "stall_processes"
 	tracerVarStallTurn           = "stall_turn"
 	tracerVarStalls              = "stalls"
 	tracerVarUnusedProcessRecord = "unused_process_record"
@@ -263,6 +264,7 @@ type tracerVariableSpecs struct {
 	StallCpu            *ebpf.VariableSpec `ebpf:"stall_cpu"`
 	StallEvery          *ebpf.VariableSpec `ebpf:"stall_every"`
 	StallNs             *ebpf.VariableSpec `ebpf:"stall_ns"`
+	StallProcesses      *ebpf.VariableSpec `ebpf:"stall_processes"`
 	StallTurn           *ebpf.VariableSpec `ebpf:"stall_turn"`
 	Stalls              *ebpf.VariableSpec `ebpf:"stalls"`
 	UnusedProcessRecord *ebpf.VariableSpec `ebpf:"unused_process_record"`
@@ -318,6 +320,7 @@ type tracerVariables struct {
 	StallCpu            *ebpf.Variable `ebpf:"stall_cpu"`
 	StallEvery          *ebpf.Variable `ebpf:"stall_every"`
 	StallNs             *ebpf.Variable `ebpf:"stall_ns"`
+	StallProcesses      *ebpf.Variable `ebpf:"stall_processes"`
 	StallTurn           *ebpf.Variable `ebpf:"stall_turn"`
 	Stalls              *ebpf.Variable `ebpf:"stalls"`
 	UnusedProcessRecord *ebpf.Variable `ebpf:"unused_process_record"`
