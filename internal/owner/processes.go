@@ -36,10 +36,12 @@ type Processes struct {
 
 type entry struct {
 	process *Process
-	id      ID
-	found   bool            // process has been read
-	coming  <-chan *Process // what took too long to wait for; nil: nothing did
-	retry   time.Time       // when a process that was not found is to be read again
+
+	introduced *Process // nil: it was not
+	id         ID
+	found      bool            // no more is to be found out
+	coming     <-chan *Process // what took too long to wait for; nil: nothing did
+	retry      time.Time       // when a process that was not found is to be read again
 }
 
 // New fails where pids that the kernel tells cannot be found in /proc: this process is not in the
@@ -76,14 +78,11 @@ func (ps *Processes) Find(id ID) *Process {
 }
 
 // Introduce is told what the kernel says of a process, which may have exited since, or execute something
-// else now. Find then gives at least that.
+// else now. Find then gives at least that. It waits like Find.
 func (ps *Processes) Introduce(i Introduction) {
-	p := &Process{ParentPID: i.ParentPID, Executable: executable(i.Executable), Group: bestGroup(i.Groups)}
-	if !p.Group.contained() {
-		p.User = ps.users.name(i.UID)
-	}
 	e := ps.entry(i.ID)
-	e.process, e.found, e.coming, e.retry = p, false, nil, time.Time{}
+	e.introduced = &Process{ParentPID: i.ParentPID, Executable: executable(i.Executable), Group: bestGroup(i.Groups)}
+	e.process, e.found, e.coming, e.retry = e.introduced, false, nil, time.Time{}
 	ps.look(e)
 }
 
@@ -115,7 +114,7 @@ func (ps *Processes) look(e *entry) {
 		}
 		return
 	}
-	if ps.blind || time.Now().Before(e.retry) {
+	if time.Now().Before(e.retry) {
 		return
 	}
 	select {
@@ -124,10 +123,10 @@ func (ps *Processes) look(e *entry) {
 		return
 	}
 	coming := make(chan *Process, 1)
-	go func(id ID) {
-		coming <- ps.read(id)
+	go func(id ID, introduced *Process) {
+		coming <- ps.choose(ps.read(id), id, introduced)
 		<-ps.slots
-	}(e.id)
+	}(e.id, e.introduced)
 	late := time.NewTimer(ps.patience)
 	defer late.Stop()
 	select {
@@ -138,20 +137,30 @@ func (ps *Processes) look(e *entry) {
 	}
 }
 
-// settle takes what was read, unless the process executes something else by now than when it was introduced:
-// its connections were made by what it was then.
-func (e *entry) settle(read *Process) {
+func (e *entry) settle(p *Process) {
 	e.coming, e.retry = nil, time.Now().Add(retryAfter)
-	if read == unknown {
-		return
-	}
-	e.found = true
-	if e.process.Executable == "" || e.process.Executable == read.Executable {
-		e.process = read
+	if p != unknown {
+		e.process, e.found = p, true
 	}
 }
 
+// choose gives what was read, unless that is nothing, or the process executes something else by now than
+// when it was introduced: its connections were made by what it was then.
+func (ps *Processes) choose(read *Process, id ID, introduced *Process) *Process {
+	if introduced == nil || read != unknown && (introduced.Executable == "" || introduced.Executable == read.Executable) {
+		return read
+	}
+	p := *introduced
+	if !p.Group.contained() {
+		p.User = ps.users.name(id.UID)
+	}
+	return &p
+}
+
 func (ps *Processes) read(id ID) *Process {
+	if ps.blind {
+		return unknown
+	}
 	from, err := ps.source.open(id)
 	if err != nil {
 		return unknown
