@@ -457,7 +457,7 @@ func TestSoak(t *testing.T) {
 	for deadline := time.Now().Add(d); time.Now().Before(deadline); {
 		stall := probe.Stall{
 			For: time.Duration(float64(time.Millisecond) * math.Pow(1000, rand.Float64())), // to 1 s
-			CPU: uint32(cpus[rand.IntN(len(cpus))]),
+			CPU: uint32(cpus[rand.IntN(len(cpus))]), Processes: rand.IntN(2) == 0,
 		}
 		stall.Every = 1 + rand.Uint32N(40) + uint32(stall.For/(100*time.Microsecond))
 		interval := time.Duration(1+rand.IntN(50)) * time.Millisecond
