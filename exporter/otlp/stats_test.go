@@ -299,7 +299,7 @@ func TestJoined(t *testing.T) {
 				if err := d.Shutdown(t.Context()); err != nil {
 					t.Error(err)
 				}
-				if diff := cmp.Diff([]string{"qmv0"}, slices.Sorted(maps.Keys(stored.values))); diff != "" {
+				if diff := cmp.Diff([]string{"joined", "qmv0"}, slices.Sorted(maps.Keys(stored.values))); diff != "" {
 					t.Errorf("stored (-want +got):\n%s", diff)
 				}
 			})
@@ -360,9 +360,75 @@ func TestStorageGivesUp(t *testing.T) {
 			if err := d.Shutdown(t.Context()); err != nil {
 				t.Error(err)
 			}
-			if diff := cmp.Diff([]string{"qmv0"}, slices.Sorted(maps.Keys(stored.values))); diff != "" {
+			if diff := cmp.Diff([]string{"joined", "qmv0"}, slices.Sorted(maps.Keys(stored.values))); diff != "" {
 				t.Errorf("stored (-want +got):\n%s", diff)
 			}
+		})
+	}
+}
+
+// TestJoinedStopped: what was taken together while the process ended is not sent again, though the queue
+// had no time to skip it.
+func TestJoinedStopped(t *testing.T) {
+	disk := component.MustNewID("disk")
+	for _, m := range makers {
+		t.Run(m.name, func(t *testing.T) {
+			var open atomic.Bool
+			inFlight, answer := make(chan struct{}, 100), make(chan struct{})
+			busy, free := busyAfter(0), busyAfter(math.MaxInt)
+			wait := func() { inFlight <- struct{}{}; <-answer }
+			stored := newMemory()
+			run := func(answers script) *deployment {
+				d := m.deploy(t, settings(), answers, func(queue *queueConfig, _ *retryConfig) { queue.Get().StorageID = &disk })
+				if err := d.Start(t.Context(), host{disk: stored}); err != nil {
+					t.Fatal(err)
+				}
+				return &d
+			}
+			first := run(script{
+				grpc: func(call int, p *partial) error {
+					if open.Load() {
+						wait()
+						return free.grpc(call, p)
+					}
+					return busy.grpc(call, p)
+				},
+				http: func(call int, w http.ResponseWriter) bool {
+					if open.Load() {
+						wait()
+						return free.http(call, w)
+					}
+					return busy.http(call, w)
+				},
+			})
+			mustOffer(t, first.subject, "a")
+			first.waitCalls(t, 1) // by itself, and again until it is taken
+			for _, body := range []string{"b", "c", "d"} {
+				mustOffer(t, first.subject, body)
+			}
+			open.Store(true)
+			<-inFlight // a
+			answer <- struct{}{}
+			<-inFlight // b with c and d
+			var ending sync.WaitGroup
+			ending.Go(func() { _ = first.Shutdown(t.Context()) })
+			time.Sleep(100 * time.Millisecond) // else the queue has time to skip them after all
+			close(answer)
+			ending.Wait()
+			if diff := cmp.Diff([]string{"a", "b", "c", "d"}, first.taken()); diff != "" {
+				t.Errorf("taken of the first process (-want +got):\n%s", diff)
+			}
+
+			second := run(script{})
+			mustOffer(t, second.subject, "f")
+			second.wait(t, "f")
+			if err := second.Shutdown(t.Context()); err != nil {
+				t.Error(err)
+			}
+			if diff := cmp.Diff([]string{"f"}, second.taken()); diff != "" {
+				t.Errorf("taken of the second process (-want +got):\n%s", diff)
+			}
+			wantStats(t, second.Stats, Stats{Offered: 1, Sent: 1})
 		})
 	}
 }

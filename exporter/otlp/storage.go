@@ -2,7 +2,9 @@ package otlp
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
+	"fmt"
 	"maps"
 	"math"
 	"slices"
@@ -54,7 +56,11 @@ func (s requestStorage) GetClient(ctx context.Context, kind component.Kind, id c
 	if err != nil {
 		return nil, err
 	}
-	return &requestClient{Client: client, storedRequests: s.requests, first: math.MaxUint64}, nil
+	c := &requestClient{Client: client, storedRequests: s.requests, first: math.MaxUint64}
+	if err := c.restore(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("reading what was sent together: %w", err), client.Close(ctx))
+	}
+	return c, nil
 }
 
 // requestClient is the storage of one queue.
@@ -62,7 +68,8 @@ func (s requestStorage) GetClient(ctx context.Context, kind component.Kind, id c
 // What waits behind an outage are requests as small as they came, and each costs a round trip: over a
 // long way they would not become fewer. So with a request the client hands out those behind it, as far
 // as maxJoined goes. Those the queue skips when it comes to them, but only once it has deleted the one
-// that they went with: until then they may have to be sent by themselves.
+// that they went with: until then they may have to be sent by themselves. Which they are is stored with
+// that deletion, for the process may end before the queue has come to them.
 type requestClient struct {
 	storage.Client
 	storedRequests
@@ -72,6 +79,37 @@ type requestClient struct {
 	head  uint64 // index of the request that the ones up to last were handed out with
 	last  uint64
 	done  bool // head was deleted
+}
+
+// joinedKey has the indexes of a request that was sent and deleted, and of the last that went with it.
+const joinedKey = "joined"
+
+// restore takes up what the last process had sent and not yet skipped. The key is made here, while nothing
+// is refused for want of room.
+func (c *requestClient) restore(ctx context.Context) error {
+	b, err := c.Get(ctx, joinedKey)
+	if err != nil {
+		return err
+	}
+	if len(b) == 16 {
+		c.head, c.last, c.done = binary.BigEndian.Uint64(b), binary.BigEndian.Uint64(b[8:]), true
+		return nil
+	}
+	return c.Set(ctx, joinedKey, make([]byte, 16))
+}
+
+// withJoined adds to a batch that deletes the head what went with it.
+func (c *requestClient) withJoined(operations []*storage.Operation) []*storage.Operation {
+	if c.last == c.head {
+		return operations
+	}
+	for _, o := range operations {
+		if index, isRequest := indexOf(o); isRequest && o.Type == storage.Delete && index == c.head {
+			b := binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, c.head), c.last)
+			return append(slices.Clip(operations), storage.SetOperation(joinedKey, b))
+		}
+	}
+	return operations
 }
 
 // origin marks the context in which storage is used with why that is.
@@ -92,7 +130,7 @@ func (c *requestClient) Batch(ctx context.Context, operations ...*storage.Operat
 			return errJoined
 		}
 	}
-	if err := c.Client.Batch(ctx, operations...); err != nil {
+	if err := c.Client.Batch(ctx, c.withJoined(operations)...); err != nil {
 		return err
 	}
 	for _, o := range operations {
