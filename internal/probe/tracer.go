@@ -38,7 +38,7 @@ type Stall struct {
 	Every uint32 // one in so many events
 	// Processes has it wait with every record of a process, too, reserved and not submitted.
 	Processes bool
-	CPU   uint32
+	CPU       uint32
 }
 
 const (
