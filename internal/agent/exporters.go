@@ -62,7 +62,7 @@ func newExporters(
 	e := &exporters{own: own, logger: logger, giveUp: giveUp}
 	if cfg.Storage.Directory != "" {
 		e.storage = storage.New(cfg.Storage.Directory, int64(cfg.Storage.MaxSize), logger)
-		if err := own.ObserveStorage(e.storage.Size, int64(cfg.Storage.MaxSize)); err != nil {
+		if err := own.ObserveStorage(e.storage.Size, e.storage.Missing, int64(cfg.Storage.MaxSize)); err != nil {
 			return nil, err
 		}
 	}

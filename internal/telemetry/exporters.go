@@ -111,19 +111,23 @@ func (t *Telemetry) ObserveExporter(exporter, signal string, items func() Items)
 	return nil
 }
 
-// ObserveStorage has /metrics and /healthz tell how full the storage of the exporters' queues is, in octets.
-func (t *Telemetry) ObserveStorage(size func() int64, limit int64) error {
+// ObserveStorage has /metrics and /healthz tell how full the storage of the exporters' queues is, in octets,
+// and /metrics how many batches in it could not be read: their items stay queued for ever, by the queue's account.
+func (t *Telemetry) ObserveStorage(size, missing func() int64, limit int64) error {
 	meter := t.meters.Meter(scopeName)
 	used, err := meter.Int64ObservableUpDownCounter("connspan.storage.usage", metric.WithUnit("By"),
 		metric.WithDescription("Octets of the files that the exporters' queues are in."))
 	bound, boundErr := meter.Int64ObservableUpDownCounter("connspan.storage.limit", metric.WithUnit("By"),
 		metric.WithDescription("Octets that they may have at most."))
-	if err = errors.Join(err, boundErr); err == nil {
+	lost, lostErr := meter.Int64ObservableCounter("connspan.storage.missing", metric.WithUnit("{batch}"),
+		metric.WithDescription("Batches that were in a queue by its own account and could not be read, since their file got damaged. Their items stay in connspan.exporter.queued."))
+	if err = errors.Join(err, boundErr, lostErr); err == nil {
 		_, err = meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
 			o.ObserveInt64(used, size())
 			o.ObserveInt64(bound, limit)
+			o.ObserveInt64(lost, missing())
 			return nil
-		}, used, bound)
+		}, used, bound, lost)
 	}
 	if err != nil {
 		return fmt.Errorf("observing the storage: %w", err)
