@@ -94,6 +94,8 @@ func BenchmarkAgent(b *testing.B) {
 		{name: "logs, in files", config: logs, compression: "none", logs: 4, stored: true},
 		{name: "metrics", config: metrics, compression: "none"},
 		{name: "traces", config: traces, compression: "none", spans: 2},
+		{name: "metrics, in files", config: metrics, compression: "none", stored: true},
+		{name: "traces, in files", config: traces, compression: "none", spans: 2, stored: true},
 		{name: "all", compression: "none", logs: 4, spans: 2},
 		{name: "all, gzip", compression: "gzip", logs: 4, spans: 2},
 		{name: "all, in files", compression: "none", logs: 4, spans: 2, stored: true},
