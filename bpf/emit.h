@@ -29,6 +29,13 @@ static __always_inline struct cpu *this_cpu(void)
 	return bpf_map_lookup_elem(&cpus, &id);
 }
 
+static __always_inline void *this_ring(void)
+{
+	__u32 id = bpf_get_smp_processor_id();
+
+	return bpf_map_lookup_elem(&rings, &id);
+}
+
 /*
  * The reader sets asleep, then looks once more whether every ring is empty; we move the ring's
  * producer position (reserve), then look at asleep. With a full barrier between the two steps on
@@ -110,11 +117,9 @@ static __always_inline bool submit(struct cpu *cpu, struct sock *sk, struct tcp_
 				   __u64 ts)
 {
 	__u64 seq = __sync_fetch_and_add(&cpu->seq, 1);
-	__u32 id = bpf_get_smp_processor_id();
+	void *ring = this_ring();
 	struct record *r;
-	void *ring;
 
-	ring = bpf_map_lookup_elem(&rings, &id);
 	if (!ring) {
 		count(&cpu->no_ring);
 		return false;

@@ -141,19 +141,19 @@ static __always_inline bool is_told(const struct told *t, const struct told *now
 	       t->comm[1] == now->comm[1];
 }
 
-static __always_inline struct process_record *reserve_process(void)
-{
-	__u32 id = bpf_get_smp_processor_id();
-	void *ring = bpf_map_lookup_elem(&rings, &id);
-
-	return ring ? bpf_ringbuf_reserve(ring, sizeof(struct process_record), 0) : NULL;
-}
-
-static __always_inline void submit_process(struct cpu *cpu, struct process_record *r,
-					   struct task_struct *task, const struct told *who)
+/* False: there is no room. */
+static __always_inline bool submit_process(struct cpu *cpu, struct task_struct *task, const struct told *who)
 {
 	struct task_struct *leader = task->group_leader;
+	struct process_record *r = NULL;
+	void *ring = this_ring();
 
+	if (ring)
+		r = bpf_ringbuf_reserve(ring, sizeof(*r), 0);
+	if (!r) {
+		count(&cpu->unnamed);
+		return false;
+	}
 	stall_process();
 	r->started = leader->start_boottime;
 	r->pid = task->tgid;
@@ -168,13 +168,14 @@ static __always_inline void submit_process(struct cpu *cpu, struct process_recor
 	put_groups(r, task);
 	add_ordered(&cpu->processes, 1);
 	bpf_ringbuf_submit(r, wake_flags());
+	return true;
 }
 
 /*
  * Tells of the process that is current, unless that has been done. Not an event: it is not stamped, and
  * in the ring before any event that it is about has been stamped. But it is announced like one: the
- * reader does not get past a record that is reserved, to the events behind it. Global, so that the verifier looks at
- * it once, not wherever it is called.
+ * reader does not get past a record that is reserved, to the events behind it. Global, so that the verifier
+ * looks at it once, not wherever it is called.
  */
 __noinline int tell_process(void)
 {
@@ -183,7 +184,6 @@ __noinline int tell_process(void)
 	__u32 uid = (__u32)bpf_get_current_uid_gid();
 	struct told now = {.uid = uid, .execs = leader->self_exec_id}, *told;
 	struct cpu *cpu = this_cpu();
-	struct process_record *r;
 
 	if (!cpu)
 		return 0;
@@ -192,13 +192,8 @@ __noinline int tell_process(void)
 	if (told && is_told(told, &now))
 		return 0;
 	add_ordered(&cpu->in_flight, 1);
-	r = reserve_process();
-	if (r)
-		submit_process(cpu, r, task, &now);
-	else
-		count(&cpu->unnamed);
-	if (r && told) /* not before it is in the ring: another thread's event may follow at once */
-		*told = now;
+	if (submit_process(cpu, task, &now) && told)
+		*told = now; /* not before: another thread's event may follow at once */
 	add_ordered(&cpu->in_flight, -1);
 	return 0;
 }

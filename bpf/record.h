@@ -115,8 +115,7 @@ struct process_record {
 	char comm[COMM_LEN]; /* of its main thread; any bytes */
 	struct path_record executable;
 	struct path_record unified; /* control group, of version 2 */
-	struct path_record
-	    legacy; /* the same of version 1, of the controller pids; empty where there is none */
+	struct path_record legacy;  /* likewise of version 1, of the controller pids */
 };
 
 _Static_assert(sizeof(struct process_record) == 40 + 3 * 520, "process_record has implicit padding");

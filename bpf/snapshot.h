@@ -4,7 +4,8 @@
  *
  * remember gives a socket without storage one, and notes that its opening is owed to user space
  * (untold). adopt pays what is owed, as an event like any other: announced, stamped, in order.
- * sample tells likewise what an open connection has carried so far. list tells user space which sockets still are, so that it knows which are gone.
+ * sample tells likewise what an open connection has carried so far. list tells user space which
+ * sockets still are, so that it knows which are gone.
  */
 #ifndef CONNSPAN_SNAPSHOT_H
 #define CONNSPAN_SNAPSHOT_H

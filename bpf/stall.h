@@ -11,11 +11,10 @@
 
 #include <bpf/bpf_helpers.h>
 
-const volatile __u64 stall_ns = 0;    /* how long */
-const volatile __u32 stall_every = 1; /* every how many-th event */
-const volatile __u32 stall_cpu = 0;   /* on which CPU */
-const volatile bool stall_processes =
-    false; /* also with every record of a process, reserved and not submitted */
+const volatile __u64 stall_ns = 0;	     /* how long */
+const volatile __u32 stall_every = 1;	     /* every how many-th event */
+const volatile __u32 stall_cpu = 0;	     /* on which CPU */
+const volatile bool stall_processes = false; /* also with a record of a process reserved */
 
 #define SPINS (1 << 23) /* the most that bpf_loop takes */
 

@@ -1,51 +1,29 @@
 // SPDX-License-Identifier: GPL-2.0
 /* Every TCP connection on the host, from one typed tracepoint. */
+#include "preempt.h"
 #include "snapshot.h"
 
 #include <bpf/bpf_tracing.h>
 
 char LICENSE[] SEC("license") = "GPL";
 
-/*
- * From Linux 7 on a program may be preempted, and is then skipped on that CPU until its task goes on.
- * Where the kernel offers it, preemption stays off, as it always was before. What became due
- * meanwhile would happen at once where it is switched on again, still inside the program; it cannot
- * with interrupts off, and then waits until the program has ended. kernel/bpf/helpers.c
- */
-extern void bpf_preempt_disable(void) __ksym __weak;
-extern void bpf_preempt_enable(void) __ksym __weak;
-extern void bpf_local_irq_save(unsigned long *flags) __ksym __weak;
-extern void bpf_local_irq_restore(unsigned long *flags) __ksym __weak;
-/* From 6.17. Before 6.15 the verifier does not let a global function be called without preemption. */
-extern int bpf_strcmp(const char *s1__ign, const char *s2__ign) __ksym __weak;
-
-static __always_inline int undisturbed(struct sock *sk, int old, int new, bool second)
-{
-	unsigned long flags;
-
-	if (!bpf_strcmp) {
-		transition(sk, old, new, second);
-		return 0;
-	}
-	bpf_preempt_disable();
-	transition(sk, old, new, second);
-	bpf_local_irq_save(&flags);
-	bpf_preempt_enable();
-	bpf_local_irq_restore(&flags);
-	return 0;
-}
-
 /* include/trace/events/sock.h: called under the socket's lock, before sk_state is written. */
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(first, struct sock *sk, int old, int new)
 {
-	return undisturbed(sk, old, new, false);
+	stay();
+	transition(sk, old, new, false);
+	leave();
+	return 0;
 }
 
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(second, struct sock *sk, int old, int new)
 {
-	return undisturbed(sk, old, new, true);
+	stay();
+	transition(sk, old, new, true);
+	leave();
+	return 0;
 }
 
 /*

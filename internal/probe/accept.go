@@ -46,7 +46,7 @@ func (t *Tracer) attachAccept() error {
 	if err != nil {
 		return fmt.Errorf("attaching to %s: %w", acceptFunction, err)
 	}
-	t.accept = l
+	t.links = append(t.links, l)
 	return nil
 }
 

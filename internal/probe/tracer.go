@@ -78,8 +78,8 @@ func (c Config) Validate() error {
 type Tracer struct {
 	objects  tracerObjects
 	links    []link.Link
-	accept   link.Link // nil where the kernel refuses it
-	types    *btf.Spec // nil for the kernel's own
+	types    *btf.Spec  // nil for the kernel's own
+	cache    *btf.Cache // of these; both are needed, and large, until Attach is through
 	rings    []*ring
 	cpus     []tracerCpu // mmapped; written by the programs
 	control  *tracerControl
@@ -290,10 +290,6 @@ func (t *Tracer) Drain(yield func(cpu int, sample []byte)) {
 // may go on for a little while: see InFlight.
 func (t *Tracer) Detach() error {
 	var errs []error
-	if t.accept != nil {
-		errs = append(errs, t.accept.Close())
-		t.accept = nil
-	}
 	// The first last: what it is skipped for while it is alone is unseen, and counted as that.
 	for _, l := range slices.Backward(t.links) {
 		errs = append(errs, l.Close())
