@@ -19,7 +19,13 @@ func (t *Tracer) attachAccept() error {
 	if err != nil {
 		return fmt.Errorf("reading the BPF object: %w", err)
 	}
-	name, err := acceptProgram(t.types)
+	types := t.types
+	if types == nil {
+		if types, err = t.cache.Kernel(); err != nil {
+			return fmt.Errorf("reading the kernel's types: %w", err)
+		}
+	}
+	name, err := acceptProgram(types)
 	if err != nil {
 		return err
 	}
@@ -36,7 +42,7 @@ func (t *Tracer) attachAccept() error {
 		}
 	}
 	objects, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{
-		MapReplacements: shared, Programs: ebpf.ProgramOptions{KernelTypes: t.types},
+		MapReplacements: shared, Programs: ebpf.ProgramOptions{KernelTypes: t.types}, Cache: t.cache,
 	})
 	if err != nil {
 		return fmt.Errorf("loading the BPF object: %w", err)
@@ -53,12 +59,6 @@ func (t *Tracer) attachAccept() error {
 // acceptProgram is the one that finds the function's result where this kernel has it: behind its
 // parameters.
 func acceptProgram(types *btf.Spec) (string, error) {
-	if types == nil {
-		var err error
-		if types, err = btf.LoadKernelSpec(); err != nil {
-			return "", fmt.Errorf("reading the kernel's types: %w", err)
-		}
-	}
 	var function *btf.Func
 	if err := types.TypeByName(acceptFunction, &function); err != nil {
 		return "", fmt.Errorf("looking for %s: %w", acceptFunction, err)

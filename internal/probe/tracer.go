@@ -141,8 +141,8 @@ func load(cfg Config) (*Tracer, error) {
 		return nil, err
 	}
 
-	t := &Tracer{types: types}
-	opts := &ebpf.CollectionOptions{Programs: ebpf.ProgramOptions{KernelTypes: types}}
+	t := &Tracer{types: types, cache: btf.NewCache()}
+	opts := &ebpf.CollectionOptions{Programs: ebpf.ProgramOptions{KernelTypes: types}, Cache: t.cache}
 	if err := spec.LoadAndAssign(&t.objects, opts); err != nil {
 		return nil, fmt.Errorf("loading the BPF object: %w", err)
 	}
@@ -250,6 +250,7 @@ func (t *Tracer) Attach() error {
 		t.links = append(t.links, l)
 	}
 	t.AcceptUnseen = t.attachAccept()
+	t.types, t.cache = nil, nil
 	return nil
 }
 
