@@ -22,9 +22,11 @@ func checkBalance(t testing.TB, x *Exporter, records uint64) Stats {
 		left, right uint64
 	}
 	var submitted, lost, processes uint64
+	var rescued int64 // of what the first program was skipped for
 	var identities []identity
 	for cpu, c := range s.CPUs {
 		submitted, lost, processes = submitted+c.Submitted, lost+c.RingFull+c.NoRing, processes+c.Processes
+		rescued += int64(c.Rescued-c.Retried) + c.Foreign
 		name := fmt.Sprintf("Numbered = Submitted + RingFull + NoRing on CPU %d", cpu)
 		identities = append(identities, identity{name, c.Numbered, c.Submitted + c.RingFull + c.NoRing})
 	}
@@ -34,6 +36,7 @@ func checkBalance(t testing.TB, x *Exporter, records uint64) Stats {
 		{"Submitted = Read", submitted, s.Read},
 		{"Processes = Introduced", processes, s.Introduced},
 		{"Misnamed = 0", s.Misnamed, 0},
+		{"Rescued - Retried + Foreign beyond Misses = 0", uint64(max(rescued-int64(s.Misses), 0)), 0},
 		{"Read = Released + Pending + Malformed", s.Read, s.Released + uint64(s.Pending) + s.Malformed},
 		{"Released = Opened + Closed + Failed + Adopted + Repeated + Sampled + FilteredEvents", s.Released, s.Opened + s.Closed + s.Failed + s.Adopted + s.Repeated + s.Sampled + s.FilteredEvents},
 		{"records = Opened + Closed + Failed + Adopted + Synthesized + Heartbeats", records, s.Opened + s.Closed + s.Failed + s.Adopted + s.Synthesized + s.Heartbeats},

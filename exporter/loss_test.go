@@ -89,16 +89,21 @@ func TestListenerOlderThanTracer(t *testing.T) {
 	}
 }
 
-// openEnds is what the records of a process say to be open.
+// openEnds is what the records of a process say to be open. An end that was lost may be told when its
+// addresses are another connection's.
 func openEnds(records []told) map[string]bool {
-	open := map[string]bool{}
+	connections := map[[2]string]bool{}
 	for _, r := range records {
-		end := fmt.Sprint(r.Role, " ", r.Local, " ", r.Peer)
+		name := [2]string{r.id, fmt.Sprint(r.Role, " ", r.Local, " ", r.Peer)}
 		if r.Event == nameOpen {
-			open[end] = true
+			connections[name] = true
 		} else {
-			delete(open, end)
+			delete(connections, name)
 		}
+	}
+	open := map[string]bool{}
+	for name := range connections {
+		open[name[1]] = true
 	}
 	return open
 }
@@ -192,10 +197,18 @@ func overflowing(cfg *Config) {
 
 // TestOverflow: with one-page rings and a reader that stands still for two seconds, most events are
 // lost. Then nothing happens any more. The loss is seen all the same, and repaired: two seconds later
-// the records say exactly what the kernel says to be open.
+// the records say exactly what the kernel says to be open in a network namespace, of which alone is told, and
+// the table has as many, whatever else comes and goes on the host during the repair.
 func TestOverflow(t *testing.T) {
-	tr := startTrace(t, overflowing)
-	holder := actor.Start(t, "hold", actor.Plan{Listen: "127.0.0.1:0", Connections: 400})
+	here := actor.NewNetNS(t)
+	tr := startTrace(t, func(cfg *Config) {
+		overflowing(cfg)
+		cfg.Filter = []FilterRule{
+			{Include: &FilterMatch{NetNS: []NetNS{NetNS(fmt.Sprint(here.Inode()))}}},
+			{Exclude: &FilterMatch{CIDR: []string{"0.0.0.0/0", "::/0"}}},
+		}
+	})
+	holder := here.Start("hold", actor.Plan{Listen: "127.0.0.1:0", Connections: 400})
 	last := holder.Report()
 	tr.await(100, holder.PID())
 
@@ -211,12 +224,17 @@ func TestOverflow(t *testing.T) {
 	if d := gocmp.Diff(wantEnds(last), want); d != "" || len(want) != 800 {
 		t.Fatalf("open ends (-holder +kernel):\n%s", d)
 	}
+	others := actor.Start(t, "crowd", actor.Plan{Listen: anyPort, How: actor.ClientCloses, Connections: 10_000, Workers: 4})
 	goOn()
 	tr.within(time.Second, "the log says that events are lost", func() bool { return strings.Contains(tr.said.String(), "events lost") })
 	tr.within(2*time.Second, "the records say what is open", func() bool { return maps.Equal(openEnds(tr.of(holder.PID())), want) })
+	tr.within(time.Second, "the table has as many", func() bool { return tr.now().Open == len(want) })
 
+	others.Report()
+	others.Wait()
 	holder.Kill()
 	tr.within(2*time.Second, "the records say that all is closed", func() bool { return len(openEnds(tr.of(holder.PID()))) == 0 })
+	tr.within(time.Second, "the table is empty", func() bool { return tr.now().Open == 0 })
 	tr.stop()
 	if s := tr.stats; s.Lost == 0 || s.Synthesized == 0 || s.Adopted == 0 || s.Missing == 0 {
 		t.Errorf("stats %+v, want losses, located, and their repair", s)
@@ -271,8 +289,9 @@ func TestRestart(t *testing.T) {
 	}
 }
 
-// TestManyPreexisting: idle connections in several processes, and a crowd that comes and goes while
-// the tracer starts: all are told once, with no more work than startUp from New on, none is invented.
+// TestManyPreexisting: idle connections in several processes, and crowds that come and go while the
+// tracer starts: all are told once, with no more work than startUp from New on, none is invented. Of a
+// crowd that begins once the programs are attached each opening and each end is told.
 func TestManyPreexisting(t *testing.T) {
 	holders, each, crowdSize := 10, 9900, 10_000
 	if testing.Short() {
@@ -288,17 +307,21 @@ func TestManyPreexisting(t *testing.T) {
 		p.Report()
 	}
 	blind := actor.Blind(t)
-	crowd := actor.Start(t, "crowd", actor.Plan{Listen: "127.0.0.1:0", How: actor.ClientCloses, Connections: crowdSize, Workers: 4})
+	plan := actor.Plan{Listen: "127.0.0.1:0", How: actor.ClientCloses, Connections: crowdSize, Workers: 4}
+	older := actor.Start(t, "crowd", plan)
 	began, before := time.Now(), processorTime(t)
 	tr := startTrace(t, func(cfg *Config) { cfg.Tracer.RingSize = 64 << 20 })
+	crowd := actor.Start(t, "crowd", plan)
 	tr.awaitWithin(2*time.Minute, 2*holders*each, pids...)
 	took, worked := time.Since(began), processorTime(t)-before
 	t.Logf("%d sockets adopted after %v, with %v of processor time", 2*holders*each, took, worked)
 	if worked > startUp && os.Getenv(guestEnv) == "" { // a guest's processors are slower
 		t.Errorf("to start took %v of processor time, want %v at most", worked, startUp)
 	}
-	crowd.Report()
-	crowd.Wait()
+	for _, p := range []*actor.Process{older, crowd} {
+		p.Report()
+		p.Wait()
+	}
 	for _, r := range tr.of(pids...) {
 		if r.Event != nameOpen || !r.Preexisting || r.Role == "unknown" {
 			t.Fatalf("%+v, want it open, older than the tracer, with its role", r)
@@ -312,11 +335,12 @@ func TestManyPreexisting(t *testing.T) {
 	if n := len(openEnds(tr.of(pids...))); n != 0 {
 		t.Errorf("%d ends are told to be open after their processes have gone", n)
 	}
-	if n := len(openEnds(tr.of(crowd.PID()))); n != 0 {
-		t.Errorf("%d ends of the crowd are told to be open", n)
+	if n := len(openEnds(tr.of(older.PID(), crowd.PID()))); n != 0 {
+		t.Errorf("%d ends of the crowds are told to be open", n)
 	}
-	checkOnce(t, tr.of(append(pids, crowd.PID())...))
+	checkOnce(t, tr.of(append(pids, older.PID(), crowd.PID())...))
 	unseen := uint64(blind())
+	checkWhole(t, tr.of(crowd.PID()), 2*crowdSize, int(unseen+tr.stats.Unseen))
 	if s := tr.stats; s.Lost != 0 || s.Gaps > unseen || s.Synthesized > unseen || s.Repeated != 0 {
 		t.Errorf("stats %+v, want nothing lost or repeated, and at most %d ends not seen", s, unseen)
 	}
@@ -330,6 +354,24 @@ func processorTime(t *testing.T) time.Duration {
 		t.Fatal(err)
 	}
 	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
+}
+
+// checkWhole: of so many ends of connections, each is told to open and to close, less what the kernel ran no
+// program for.
+func checkWhole(t *testing.T, records []told, ends, unseen int) {
+	t.Helper()
+	n := map[string]int{}
+	for _, r := range records {
+		n[r.Event]++
+	}
+	for _, name := range []string{nameOpen, nameClose} {
+		if n[name] > ends || n[name] < ends-unseen {
+			t.Errorf("%s is told %d times of %d ends, at most %d of them not seen", name, n[name], ends, unseen)
+		}
+	}
+	if len(records) != n[nameOpen]+n[nameClose] {
+		t.Errorf("%d records of %d openings and %d ends", len(records), n[nameOpen], n[nameClose])
+	}
 }
 
 // checkOnce: no end of a connection is opened twice or closed twice.

@@ -49,12 +49,24 @@ func (t *Tracer) forgetSubflows() error {
 	}
 }
 
+// passes is how often, at most, Adopt looks at all sockets. It comes to that only while events are being lost,
+// and these call for another Adopt.
+const passes = 10
+
 // Adopt has the programs submit the event that each open connection is still owed: one that
 // Remember has found, or one whose opening was lost. It calls drain whenever that has filled half
 // of a ring. What finds no room all the same stays owed.
+//
+// Where the iterator pauses, sockets that go meanwhile make it skip as many others. So it begins anew until
+// it has nothing to submit.
 func (t *Tracer) Adopt(drain func() error) error {
-	if err := t.iterate(t.objects.AdoptStored, t.objects.Conns, false, drain); err != nil {
-		return fmt.Errorf("adopting open connections: %w", err)
+	paid := true
+	for n := 0; paid && n < passes; n++ {
+		paid = false
+		err := t.iterate(t.objects.AdoptStored, t.objects.Conns, false, func() error { paid = true; return drain() })
+		if err != nil {
+			return fmt.Errorf("adopting open connections: %w", err)
+		}
 	}
 	return nil
 }
