@@ -15,6 +15,8 @@ protocol,preemption   exhaustive  2    2        3       holds       -DPREEMPT
 protocol,many-CPUs    exhaustive  3    1        3       holds
 protocol,fine-clock   exhaustive  2    1        3       holds       -DTICKS=4
 protocol,clock-skew   exhaustive  2    1        3       holds       -DSKEW=1 -DTICKS=3
+protocol,processes    exhaustive  2    1        3       holds       -DPROCESSES
+protocol,processes    exhaustive  1    2        3       holds       -DPROCESSES
 protocol              bit-state   3    2        3       holds
 protocol              bit-state   2    3        4       holds
 protocol,preemption   bit-state   2    3        4       holds       -DPREEMPT -DTICKS=6
@@ -31,6 +33,7 @@ ONLINE_ONLY           shortest    2    1        2       never_late  -DONLINE_ONL
 RING_HEADS            shortest    2    1        2       never_late  -DRING_HEADS
 SORT_TO_NOW           shortest    2    1        2       never_late  -DSORT_TO_NOW
 UNSORTED              shortest    2    1        2       in_order    -DUNSORTED
+UNANNOUNCED           shortest    1    2        2       never_late  -DUNANNOUNCED -DPROCESSES
 GUARD=0               shortest    2    1        2       never_late  -DGUARD=0
 GUARD=SKEW            shortest    2    1        2       never_late  -DGUARD=1 -DSKEW=1 -DTICKS=3
 "

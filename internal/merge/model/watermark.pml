@@ -23,6 +23,11 @@
 #define GUARD (SKEW + 1)
 #endif
 #define EVENTS (CPUS * PROGRAMS)
+#ifdef PROCESSES
+#define RECORDS (2 * EVENTS)	/* before its event, each program tells of its process */
+#else
+#define RECORDS EVENTS
+#endif
 
 mtype = { none, reserved, submitted, held, over };
 
@@ -32,12 +37,12 @@ bool online;			/* the last CPU */
 
 /* Shared by the programs of a CPU and the reader. */
 byte in_flight[CPUS];
-chan ring[CPUS] = [PROGRAMS] of { byte };	/* events, in the order of their reserve */
-byte lost[CPUS];				/* reserves that failed */
+chan ring[CPUS] = [RECORDS / CPUS] of { byte };	/* in the order of their reserve */
+byte lost[CPUS];				/* events for which reserve failed */
 
-/* Where each event is (reserved: its record is busy), and its timestamp (0: not stamped, or over). */
-mtype stage[EVENTS] = none;
-byte ts[EVENTS];
+/* Where each record is (reserved: it is busy): first those of events, then those of processes. */
+mtype stage[RECORDS] = none;
+byte ts[EVENTS];	/* 0: not stamped, or over */
 
 /* Known to the model alone: a bit for each program that runs, whatever in_flight says. */
 byte running[CPUS];
@@ -125,22 +130,26 @@ inline stamp()		/* ts = bpf_ktime_get_ns() */
 	printf("cpu %d.%d: stamps %d\n", cpu, context, ts[event])
 }
 
-inline reserve()	/* bpf_ringbuf_reserve(): may find the ring full at any time */
+inline reserve(record)	/* bpf_ringbuf_reserve(): may find the ring full at any time */
 {
 	if
-	:: stage[event] = reserved;
-	   ring[cpu]!event;
+	:: stage[record] = reserved;
+	   ring[cpu]!record;
 	   printf("cpu %d.%d: reserves\n", cpu, context)
-	:: stage[event] = over;
-	   ts[event] = 0;
-	   lost[cpu]++;
+	:: stage[record] = over;
 	   printf("cpu %d.%d: finds the ring full\n", cpu, context)
 	fi
 }
 
-inline submit()		/* bpf_ringbuf_submit(): clears the busy bit, with an xchg */
+inline lose()		/* count(&cpu->ring_full) */
 {
-	stage[event] = submitted;
+	ts[event] = 0;
+	lost[cpu]++
+}
+
+inline submit(record)	/* bpf_ringbuf_submit(): clears the busy bit, with an xchg */
+{
+	stage[record] = submitted;
 	printf("cpu %d.%d: submits\n", cpu, context)
 }
 
@@ -152,11 +161,36 @@ inline withdraw()	/* add_ordered(&cpu->in_flight, -1) */
 	printf("cpu %d.%d: withdraws\n", cpu, context)
 }
 
+#ifdef PROCESSES
+#define process (EVENTS + event)
+
+/* tell_process() in bpf/process.h: a record that nobody stamps. Events of others may come to lie behind it. */
+inline tell()
+{
+#ifdef UNANNOUNCED
+	atomic { starts -> enter(); reserve(process) };
+#else
+	atomic { starts -> enter(); announce() };
+	atomic { runs -> reserve(process) };
+#endif
+	if
+	:: atomic { runs && flushed && stage[process] == reserved -> submit(process) }
+	:: atomic { runs && flushed && stage[process] == over }
+	fi;
+#ifndef UNANNOUNCED
+	atomic { runs -> withdraw() }
+#endif
+}
+#endif
+
 /* One run of the program. Each atomic is one step: anything may happen between two of them. */
 proctype program(byte cpu, context)
 {
 	byte event = cpu * PROGRAMS + context;
 
+#ifdef PROCESSES
+	tell();
+#endif
 #if defined(STAMP_FIRST)
 	atomic { starts -> enter(); stamp() };
 	atomic { runs -> announce() };
@@ -169,19 +203,19 @@ proctype program(byte cpu, context)
 	atomic { starts -> enter(); announce() };
 	atomic { runs -> stamp() };
 #endif
-	atomic { runs -> reserve() };
+	atomic { runs -> reserve(event) };
 	if
 #ifdef WITHDRAW_FIRST
 	:: atomic { runs && stage[event] == reserved -> withdraw() };
-	   atomic { runs -> submit(); leave() }
+	   atomic { runs -> submit(event); leave() }
 #else
-	:: atomic { runs && flushed && stage[event] == reserved -> submit() };
+	:: atomic { runs && flushed && stage[event] == reserved -> submit(event) };
 	   atomic { runs -> withdraw(); leave() }
 #endif
 #ifdef LEAK
-	:: atomic { runs && stage[event] == over -> leave() }
+	:: atomic { runs && stage[event] == over -> lose(); leave() }
 #else
-	:: atomic { runs && flushed && stage[event] == over -> withdraw(); leave() }
+	:: atomic { runs && flushed && stage[event] == over -> lose(); withdraw(); leave() }
 #endif
 	fi
 }
@@ -234,7 +268,15 @@ inline drain()		/* step 3, Tracer.Drain and Merge.Push: each ring up to its end,
 		:: len(ring[c]) > 0 ->
 			ring[c]?<e>;
 			if
+#ifdef PROCESSES
+			:: stage[e] == submitted && e >= EVENTS ->
+				ring[c]?e;
+				stage[e] = over;
+				printf("reader: drains a process from cpu %d\n", c)
+			:: stage[e] == submitted && e < EVENTS ->
+#else
 			:: stage[e] == submitted ->
+#endif
 				ring[c]?e;
 				stage[e] = held;
 				printf("reader: drains %d from cpu %d\n", ts[e], c);
