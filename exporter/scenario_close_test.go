@@ -74,13 +74,20 @@ func unreadBehindFIN(s *scene) {
 	c.Shutdown(unix.SHUT_WR)
 	a.AwaitUnread(120)
 	a.AwaitState(unix.BPF_TCP_CLOSE_WAIT)
+	s.answerFIN(c, a, 120)
+}
+
+// answerFIN has the server close, by RST, a connection that the client has closed in order, with so many
+// octets sent.
+func (s *scene) answerFIN(c, a *actor.Socket, sent int64) {
+	s.t.Helper()
 	a.Close()
 	errnoIs(s.t, "reading", c.ReadError(), unix.ECONNRESET)
 	c.Close()
 	s.explained["estab_resets"] = -1 // the client's end left FIN_WAIT2
 	s.expect(slices.Concat(
-		whole(client(c), 120, 0, end{"reset_received", "local", "connection_reset"}),
-		whole(server(a), 0, 120, end{"reset_sent", "peer", "connection_aborted"}),
+		whole(client(c), sent, 0, end{"reset_received", "local", "connection_reset"}),
+		whole(server(a), 0, sent, end{"reset_sent", "peer", "connection_aborted"}),
 	)...)
 }
 
@@ -103,14 +110,7 @@ func resetBehindFIN(s *scene) {
 	c.Shutdown(unix.SHUT_WR)
 	a.Read(0)
 	a.Linger0()
-	a.Close()
-	errnoIs(s.t, "reading", c.ReadError(), unix.ECONNRESET)
-	c.Close()
-	s.explained["estab_resets"] = -1 // the client's end left FIN_WAIT2
-	s.expect(slices.Concat(
-		whole(client(c), 0, 0, end{"reset_received", "local", "connection_reset"}),
-		whole(server(a), 0, 0, end{"reset_sent", "peer", "connection_aborted"}),
-	)...)
+	s.answerFIN(c, a, 0)
 }
 
 // resetBehindPeersFIN: data for an end that has closed is answered with RST (RFC 9293 section 3.6.1).

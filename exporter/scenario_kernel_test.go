@@ -44,12 +44,7 @@ func multipath(s *scene) {
 	l, c := s.multipathListen(s.caller(), s.caller())
 	c.Connect(l.Local)
 	a := l.Accept()
-	c.Write(120)
-	a.Read(120)
-	a.Write(300)
-	c.Read(300)
-	hangUp(c, a)
-	s.expect(slices.Concat(whole(client(c), 120, 300, orderly["local"]), whole(server(a), 300, 120, orderly["peer"]))...)
+	s.exchange(c, a)
 }
 
 // multipathFallback: the other end is plain TCP.
@@ -183,12 +178,7 @@ func sockmap(s *scene) {
 	s.needs(errno != unix.EINVAL, "CONFIG_BPF_STREAM_PARSER")
 	errnoIs(s.t, "creating a sockmap", errno, unix.Errno(0))
 	errnoIs(s.t, "putting a socket into it", c.Put(m), unix.Errno(0))
-	c.Write(120)
-	a.Read(120)
-	a.Write(300)
-	c.Read(300)
-	hangUp(c, a)
-	s.expect(slices.Concat(whole(client(c), 120, 300, orderly["local"]), whole(server(a), 300, 120, orderly["peer"]))...)
+	s.exchange(c, a)
 }
 
 // kernelTLS counts what is on the wire: the records of TLS with their headers and tags.

@@ -156,10 +156,5 @@ func differently(s *scene, via actor.Via, needs string) {
 	p.Via = via
 	c := p.Dial(l.Local)
 	a := l.Accept()
-	c.Write(120)
-	a.Read(120)
-	a.Write(300)
-	c.Read(300)
-	hangUp(c, a)
-	s.expect(slices.Concat(whole(client(c), 120, 300, orderly["local"]), whole(server(a), 300, 120, orderly["peer"]))...)
+	s.exchange(c, a)
 }

@@ -407,6 +407,17 @@ func hangUp(first, second *actor.Socket) {
 	second.Close()
 }
 
+// exchange has a request and a reply go over a connection, the client's end close it, and all of it told.
+func (s *scene) exchange(c, a *actor.Socket) {
+	s.t.Helper()
+	c.Write(120)
+	a.Read(120)
+	a.Write(300)
+	c.Read(300)
+	hangUp(c, a)
+	s.expect(slices.Concat(whole(client(c), 120, 300, orderly["local"]), whole(server(a), 300, 120, orderly["peer"]))...)
+}
+
 func errnoIs(t *testing.T, what string, got, want error) {
 	t.Helper()
 	if got != want { //nolint:errorlint // numbers, both
