@@ -5,7 +5,7 @@ import (
 	"net/netip"
 	"time"
 
-	"go.opentelemetry.io/collector/pdata/pcommon"
+	"go.opentelemetry.io/collector/pdata/xpdata"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 
 	"github.com/connspan/connspan/internal/conn"
@@ -36,8 +36,11 @@ const (
 	attrNetNS        = "connspan.netns.inode"
 )
 
-// maxAttributes is the most that a record has.
-const maxAttributes = 33
+// How many attributes records have: one of an opening, and any other. A few have some more.
+const (
+	openAttributes  = 21
+	otherAttributes = 32
+)
 
 // The semantic conventions' names, as the strings that pdata takes.
 const (
@@ -78,31 +81,70 @@ var ownerSourceNames = map[event.OwnerSource]string{
 	event.OwnerFile: "file", event.OwnerAccept: "accept",
 }
 
-// putCommon puts what every record has. Whatever is not known is left out.
-func putCommon(m pcommon.Map, r *conn.Record, p *owner.Process) {
+// attributes are collected here before a record has them: pcommon.Map would look, with each one, whether
+// it has that key already. No key may be put twice.
+type attributes struct{ xpdata.MapBuilder }
+
+func (a *attributes) putStr(key, value string)       { a.AppendEmpty(key).SetStr(value) }
+func (a *attributes) putInt(key string, value int64) { a.AppendEmpty(key).SetInt(value) }
+func (a *attributes) putBool(key string, value bool) { a.AppendEmpty(key).SetBool(value) }
+
+func (a *attributes) putSeconds(key string, value time.Duration) {
+	a.AppendEmpty(key).SetDouble(value.Seconds())
+}
+
+// putFound puts nothing for what is not known.
+func (a *attributes) putFound(key, value string) {
+	if value != "" {
+		a.putStr(key, value)
+	}
+}
+
+// putRecord puts everything that a log record or a span tells. Whatever is not known is left out.
+func putRecord(a *attributes, r *conn.Record, p *owner.Process) {
+	if r.Kind == event.Opened || r.Kind == event.Adopted {
+		a.EnsureCapacity(openAttributes)
+	} else {
+		a.EnsureCapacity(otherAttributes)
+	}
+	putCommon(a, r, p)
+	switch r.Kind {
+	case event.Opened, event.Adopted:
+		putOpened(a, r)
+	case event.Closed:
+		putClosed(a, r)
+	case event.Failed:
+		putFailed(a, r)
+	case event.Sampled:
+		putHeartbeat(a, r)
+	}
+}
+
+// putCommon puts what every record has.
+func putCommon(a *attributes, r *conn.Record, p *owner.Process) {
 	if id, ok := r.ID(); ok {
-		m.PutStr(attrConnectionID, hex.EncodeToString(id[:]))
+		a.putStr(attrConnectionID, hex.EncodeToString(id[:]))
 	}
-	m.PutStr(attrTransport, transportTCP)
-	putEnds(m, r)
-	m.PutStr(attrRole, roleNames[r.Role])
-	m.PutStr(attrState, state(r))
+	a.putStr(attrTransport, transportTCP)
+	putEnds(a, r)
+	a.putStr(attrRole, roleNames[r.Role])
+	a.putStr(attrState, state(r))
 	if r.OwnerSource != event.OwnerUnknown {
-		m.PutInt(attrPID, int64(r.PID))
-		m.PutStr(attrExecutable, executable(ownerOf(r.Event), p))
-		putUnlessEmpty(m, attrPath, event.Printable(p.Executable))
-		m.PutInt(attrUser, int64(r.UID))
-		m.PutStr(attrOwnerSource, ownerSourceNames[r.OwnerSource])
+		a.putInt(attrPID, int64(r.PID))
+		a.putStr(attrExecutable, executable(ownerOf(r.Event), p))
+		a.putFound(attrPath, event.Printable(p.Executable))
+		a.putInt(attrUser, int64(r.UID))
+		a.putStr(attrOwnerSource, ownerSourceNames[r.OwnerSource])
 	}
-	m.PutInt(attrNetNS, int64(r.NetNS))
+	a.putInt(attrNetNS, int64(r.NetNS))
 	if r.Has(event.Preexisting) {
-		m.PutBool(attrPreexisting, true)
+		a.putBool(attrPreexisting, true)
 	}
 	if r.Synthesized {
-		m.PutBool(attrSynthesized, true)
+		a.putBool(attrSynthesized, true)
 	}
 	if r.Late {
-		m.PutBool(attrLate, true)
+		a.putBool(attrLate, true)
 	}
 }
 
@@ -125,87 +167,80 @@ func state(r *conn.Record) string {
 	return stateOpen
 }
 
-func putEnds(m pcommon.Map, r *conn.Record) {
+func putEnds(a *attributes, r *conn.Record) {
 	local, peer := r.Local.Addr().String(), r.Peer.Addr().String()
-	putType(m, !r.Local.Addr().Is4())
-	putEnd(m, attrLocalAddr, attrLocalPort, local, r.Local)
-	putEnd(m, attrPeerAddr, attrPeerPort, peer, r.Peer)
+	a.putStr(attrType, networkType(!r.Local.Addr().Is4()))
+	putEnd(a, attrLocalAddr, attrLocalPort, local, r.Local)
+	putEnd(a, attrPeerAddr, attrPeerPort, peer, r.Peer)
 	switch r.Role {
 	case event.Client:
-		putEnd(m, attrClientAddr, attrClientPort, local, r.Local)
-		putEnd(m, attrServerAddr, attrServerPort, peer, r.Peer)
+		putEnd(a, attrClientAddr, attrClientPort, local, r.Local)
+		putEnd(a, attrServerAddr, attrServerPort, peer, r.Peer)
 	case event.Server:
-		putEnd(m, attrServerAddr, attrServerPort, local, r.Local)
-		putEnd(m, attrClientAddr, attrClientPort, peer, r.Peer)
+		putEnd(a, attrServerAddr, attrServerPort, local, r.Local)
+		putEnd(a, attrClientAddr, attrClientPort, peer, r.Peer)
 	default:
-		putEnd(m, attrSourceAddr, attrSourcePort, local, r.Local)
-		putEnd(m, attrDestAddr, attrDestPort, peer, r.Peer)
+		putEnd(a, attrSourceAddr, attrSourcePort, local, r.Local)
+		putEnd(a, attrDestAddr, attrDestPort, peer, r.Peer)
 	}
 }
 
-func putType(m pcommon.Map, ipv6 bool) {
+func networkType(ipv6 bool) string {
 	if ipv6 {
-		m.PutStr(attrType, networkIPv6)
-	} else {
-		m.PutStr(attrType, networkIPv4)
+		return networkIPv6
 	}
+	return networkIPv4
 }
 
-func putUnlessEmpty(m pcommon.Map, key, value string) {
-	if value != "" {
-		m.PutStr(key, value)
-	}
+func putEnd(a *attributes, addrKey, portKey, addr string, end netip.AddrPort) {
+	a.putStr(addrKey, addr)
+	a.putInt(portKey, int64(end.Port()))
 }
 
-func putEnd(m pcommon.Map, addrKey, portKey, addr string, end netip.AddrPort) {
-	m.PutStr(addrKey, addr)
-	m.PutInt(portKey, int64(end.Port()))
-}
-
-func putOpened(m pcommon.Map, r *conn.Record) {
+func putOpened(a *attributes, r *conn.Record) {
 	if d, ok := r.Handshake(); ok {
-		m.PutDouble(attrHandshake, d.Seconds())
+		a.putSeconds(attrHandshake, d)
 	}
 }
 
-func putClosed(m pcommon.Map, r *conn.Record) {
+func putClosed(a *attributes, r *conn.Record) {
 	if d, ok := r.Duration(); ok {
-		m.PutDouble(attrDuration, d.Seconds())
+		a.putSeconds(attrDuration, d)
 	}
-	m.PutStr(attrReason, string(r.Reason))
-	m.PutStr(attrInitiator, string(r.Initiator))
-	putUnlessEmpty(m, attrErrorType, r.ErrorType)
+	a.putStr(attrReason, string(r.Reason))
+	a.putStr(attrInitiator, string(r.Initiator))
+	a.putFound(attrErrorType, r.ErrorType)
 	if !r.Synthesized {
-		putTotals(m, r)
+		putTotals(a, r)
 	}
 }
 
 // putHeartbeat puts how long it has been open, and what it has carried.
-func putHeartbeat(m pcommon.Map, r *conn.Record) {
+func putHeartbeat(a *attributes, r *conn.Record) {
 	if d, ok := r.Duration(); ok {
-		m.PutDouble(attrDuration, d.Seconds())
+		a.putSeconds(attrDuration, d)
 	}
-	putTotals(m, r)
+	putTotals(a, r)
 }
 
-func putTotals(m pcommon.Map, r *conn.Record) {
-	m.PutInt(attrBytesSent, int64(r.BytesSent))
-	m.PutInt(attrBytesRecv, int64(r.BytesReceived))
-	m.PutInt(attrSegsSent, int64(r.SegsOut))
-	m.PutInt(attrSegsRecv, int64(r.SegsIn))
-	m.PutInt(attrRetransmits, int64(r.Retransmits))
+func putTotals(a *attributes, r *conn.Record) {
+	a.putInt(attrBytesSent, int64(r.BytesSent))
+	a.putInt(attrBytesRecv, int64(r.BytesReceived))
+	a.putInt(attrSegsSent, int64(r.SegsOut))
+	a.putInt(attrSegsRecv, int64(r.SegsIn))
+	a.putInt(attrRetransmits, int64(r.Retransmits))
 	if r.SRTT != 0 {
-		m.PutDouble(attrRTT, micros(r.SRTT).Seconds())
+		a.putSeconds(attrRTT, micros(r.SRTT))
 	}
 	if r.MinRTT != event.UnknownMinRTT {
-		m.PutDouble(attrRTTMin, micros(r.MinRTT).Seconds())
+		a.putSeconds(attrRTTMin, micros(r.MinRTT))
 	}
 }
 
-func putFailed(m pcommon.Map, r *conn.Record) {
-	m.PutStr(attrErrorType, r.ErrorType)
+func putFailed(a *attributes, r *conn.Record) {
+	a.putStr(attrErrorType, r.ErrorType)
 	if d, ok := r.Duration(); ok {
-		m.PutDouble(attrDuration, d.Seconds())
+		a.putSeconds(attrDuration, d)
 	}
 }
 

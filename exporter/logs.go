@@ -36,6 +36,8 @@ type logs struct {
 	batch     plog.Logs
 	groups    map[owner.ID]plog.LogRecordSlice
 	records   int
+
+	attributes attributes // of the record being made
 }
 
 func newLogs(cfg LogsConfig, processes *resources, c *clock.Clock) *logs {
@@ -97,22 +99,13 @@ func (l *logs) fill(lr plog.LogRecord, r *conn.Record, p *owner.Process, at link
 	lr.SetSpanID(at.span)
 	lr.SetFlags(plog.DefaultLogRecordFlags.WithIsSampled(at.sampled))
 	lr.SetEventName(eventNames[r.Kind])
-	m := lr.Attributes()
-	m.EnsureCapacity(maxAttributes)
-	putCommon(m, r, p)
-	switch r.Kind {
-	case event.Opened, event.Adopted:
-		putOpened(m, r)
-	case event.Closed:
-		putClosed(m, r)
-	case event.Failed:
+	if r.Kind == event.Failed {
 		lr.SetSeverityNumber(plog.SeverityNumberWarn)
-		putFailed(m, r)
-	case event.Sampled:
-		putHeartbeat(m, r)
-	}
-	if l.legacy {
-		m.PutStr(attrEventName, eventNames[r.Kind])
 	}
 	lr.Body().SetStr(line(r))
+	putRecord(&l.attributes, r, p)
+	if l.legacy {
+		l.attributes.putStr(attrEventName, eventNames[r.Kind])
+	}
+	l.attributes.UnsafeIntoMap(lr.Attributes())
 }

@@ -472,7 +472,7 @@ func (c *collection) putLabels(m pcommon.Map, s *series) {
 		m.PutStr(attrRole, roleNames[l.role])
 	}
 	if c.m.wanted[attrType] {
-		putType(m, l.ipv6)
+		m.PutStr(attrType, networkType(l.ipv6))
 	}
 	if l.port != 0 {
 		m.PutInt(attrServerPort, int64(l.port))
@@ -483,8 +483,8 @@ func (c *collection) putLabels(m pcommon.Map, s *series) {
 	if c.m.wanted[attrExecutable] && l.owner != (owner.ID{}) {
 		m.PutStr(attrExecutable, executable(l.owner, s.process))
 	}
-	putUnlessEmpty(m, attrErrorType, l.errorType)
-	putUnlessEmpty(m, attrReason, string(l.reason))
-	putUnlessEmpty(m, attrInitiator, string(l.initiator))
-	putUnlessEmpty(m, attrDirection, l.direction)
+	putFound(m, attrErrorType, l.errorType)
+	putFound(m, attrReason, string(l.reason))
+	putFound(m, attrInitiator, string(l.initiator))
+	putFound(m, attrDirection, l.direction)
 }

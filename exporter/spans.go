@@ -42,6 +42,8 @@ type spans struct {
 	batch     ptrace.Traces
 	groups    map[owner.ID]ptrace.SpanSlice
 	count     int
+
+	attributes attributes // of the span being made
 }
 
 func newSpans(state string, processes *resources, c *clock.Clock) *spans {
@@ -104,15 +106,15 @@ func (s *spans) fill(sp ptrace.Span, r *conn.Record, p *owner.Process, l link, s
 	sp.TraceState().FromRaw(s.state)
 	sp.SetStartTimestamp(s.time(start))
 	sp.SetEndTimestamp(s.time(max(r.Time, start)))
-	m := sp.Attributes()
-	m.EnsureCapacity(maxAttributes)
-	putCommon(m, r, p)
-	if r.Kind == event.Closed {
-		putClosed(m, r)
-	} else {
-		putFailed(m, r)
-	}
 	nameSpan(sp, r)
+	putRecord(&s.attributes, r, p)
+	if r.Role == event.Client {
+		// By address, so that a peer that nobody traces is a node of the service graph too.
+		peer := r.Peer.String()
+		s.attributes.putStr(attrServicePeer, peer)
+		s.attributes.putStr(attrPeerService, peer)
+	}
+	s.attributes.UnsafeIntoMap(sp.Attributes())
 	if r.ErrorType != "" {
 		sp.Status().SetCode(ptrace.StatusCodeError)
 	}
@@ -124,10 +126,6 @@ func nameSpan(sp ptrace.Span, r *conn.Record) {
 	case event.Client:
 		sp.SetName(spanConnect)
 		sp.SetKind(ptrace.SpanKindClient)
-		// By address, so that a peer that nobody traces is a node of the service graph too.
-		peer := r.Peer.String()
-		sp.Attributes().PutStr(attrServicePeer, peer)
-		sp.Attributes().PutStr(attrPeerService, peer)
 	case event.Server:
 		sp.SetName(spanAccept)
 		sp.SetKind(ptrace.SpanKindServer)
