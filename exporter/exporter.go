@@ -32,7 +32,7 @@ const (
 )
 
 // MaxBatch is the most log records, data points or spans that a consumer is given in a call.
-const MaxBatch = 2048
+const MaxBatch = 1024
 
 // Consumers are where the signals go; a signal without any is not made. Each consumer gets every batch,
 // and is called from the goroutine that reads the rings: it must not block, as a queue does not. An

@@ -26,6 +26,7 @@ import (
 	"go.opentelemetry.io/collector/receiver/receivertest"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 
+	"github.com/connspan/connspan/exporter"
 	"github.com/connspan/connspan/internal/actor"
 )
 
@@ -262,7 +263,7 @@ func TestBlocked(t *testing.T) {
 	if lost, refused := p.sum("connspan.event.lost", ""), p.sum("connspan.record.refused", "logs"); lost != 0 || refused < n {
 		t.Errorf("%d events lost in the kernel, want none; %d log records refused, want most of %d", lost, refused, 4*n)
 	}
-	if waiting := p.sum("connspan.receiver.queue.size", "logs"); waiting == 0 || waiting > max(cfg.QueueSize, 2048) {
+	if waiting := p.sum("connspan.receiver.queue.size", "logs"); waiting == 0 || waiting > max(cfg.QueueSize, exporter.MaxBatch) {
 		t.Errorf("%d log records wait, want some, and at most %d", waiting, cfg.QueueSize)
 	}
 	open()

@@ -120,8 +120,8 @@ func TestWrongConfiguration(t *testing.T) {
 		{"exporters: {otlphttp/a: {endpoint: x}, otlphttp/b: {endpoint: 'http://x', encoding: xml}}", `exporters::otlphttp/a::endpoint: "x", want a URL that begins with http:// or https:// and names a host; exporters::otlphttp/b::encoding: "xml", want "proto" or "json"`},
 		{"exporters: {otlp: {endpoint: 'x:1', tls: {min_version: '0.9'}}}", `exporters::otlp::tls: invalid TLS min_version: unsupported TLS version: "0.9"`},
 		{"exporters: {otlp: {endpoint: 'x:1', sending_queue: {num_consumers: 0}}}", "exporters::otlp::sending_queue: `num_consumers` must be positive"},
-		{"exporters: {otlp: {endpoint: 'x:1', sending_queue: {queue_size: 2047}}}", "exporters::otlp::sending_queue::queue_size: 2047, want at least 2048: a batch"},
-		{"exporters: {otlp: {endpoint: 'x:1', sending_queue: {sizer: bytes, queue_size: 1000000}}}", "exporters::otlp::sending_queue::queue_size: 1000000, want at least 4194304: a batch"},
+		{"exporters: {otlp: {endpoint: 'x:1', sending_queue: {queue_size: 1023}}}", "exporters::otlp::sending_queue::queue_size: 1023, want at least 1024: a batch"},
+		{"exporters: {otlp: {endpoint: 'x:1', sending_queue: {sizer: bytes, queue_size: 1000000}}}", "exporters::otlp::sending_queue::queue_size: 1000000, want at least 2097152: a batch"},
 	} {
 		t.Run(test.config, func(t *testing.T) {
 			file := write(t, test.config)
