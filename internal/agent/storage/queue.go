@@ -38,13 +38,16 @@ type queue struct {
 	// run was sending: it deletes that first, and then puts it in again. They wait for the batch that
 	// takes something out, and a kill before it makes a duplicate, not a loss.
 	doomed []*xstorage.Operation
+	// gone are keys that the queue will ask for in vain: their values were refused, or are missing and
+	// counted already.
+	gone   map[string]struct{}
 	closed bool
 }
 
 var _ xstorage.Client = (*queue)(nil)
 
 func openQueue(s *Storage, directory string) (*queue, error) {
-	q := &queue{storage: s, directory: directory, index: newIndex()}
+	q := &queue{storage: s, directory: directory, index: newIndex(), gone: make(map[string]struct{})}
 	entries, err := os.ReadDir(directory) // sorted, and so are the numbers, which have all their digits
 	if err != nil {
 		return nil, fmt.Errorf("opening a queue: %w", err)
@@ -108,6 +111,7 @@ func (q *queue) cut(seg *segment, at int64, reason error) {
 
 // apply brings the index up to date with an operation that is in the log.
 func (q *queue) apply(p place, op *xstorage.Operation) {
+	delete(q.gone, op.Key)
 	if old, ok := q.index.get(op.Key); ok {
 		q.segment(old).live -= old.cost()
 		q.index.remove(op.Key)
@@ -174,6 +178,7 @@ func (q *queue) Batch(_ context.Context, ops ...*xstorage.Operation) error {
 			writes, q.doomed = append(q.doomed, writes...), nil
 		}
 		if err := q.write(writes, grows); err != nil {
+			q.refuse(writes)
 			return err
 		}
 	}
@@ -211,6 +216,15 @@ func (q *queue) write(ops []*xstorage.Operation, grows bool) error {
 	return nil
 }
 
+// refuse notes what was not written. The queue has given it a number all the same.
+func (q *queue) refuse(ops []*xstorage.Operation) {
+	for _, op := range ops {
+		if _, known := q.index.get(op.Key); !known && op.Type == xstorage.Set {
+			q.gone[op.Key] = struct{}{}
+		}
+	}
+}
+
 // append appends a record to the log.
 func (q *queue) append(record []byte) error {
 	if n := len(q.segments); n == 0 || q.segments[n-1].size >= q.storage.segment() {
@@ -246,12 +260,21 @@ func (q *queue) read(ops []*xstorage.Operation, taking bool) error {
 			op.Value, _ = q.segment(p).read(p)
 		}
 		if op.Value == nil && (known || taking) {
-			q.storage.missing.Add(1)
-			q.storage.logger.Warn("a batch of the queue cannot be read and is given up", zap.String("queue", filepath.Base(q.directory)), zap.String("key", op.Key))
+			q.miss(op.Key)
 			return fmt.Errorf("reading %s: %w", op.Key, errMissing)
 		}
 	}
 	return nil
+}
+
+// miss counts a value that cannot be read, once.
+func (q *queue) miss(key string) {
+	if _, told := q.gone[key]; told {
+		return
+	}
+	q.gone[key] = struct{}{}
+	q.storage.missing.Add(1)
+	q.storage.logger.Warn("a batch of the queue cannot be read and is given up", zap.String("queue", filepath.Base(q.directory)), zap.String("key", key))
 }
 
 // reclaim removes segments without a value from the front; those behind may hold deletes of values

@@ -99,6 +99,14 @@ func wantValues(t *testing.T, o *opened, n, size int, there func(int) bool) {
 	}
 }
 
+// wantRefused has the queue come to what it was told that there is no room for: it is not missing.
+func wantRefused(t *testing.T, o *opened, n int) {
+	t.Helper()
+	if _, err := o.take(t, n); !errors.Is(err, errMissing) || o.storage.Missing() != 0 {
+		t.Errorf("key %d: got error %v, counted %d as missing", n, err, o.storage.Missing())
+	}
+}
+
 func segments(t *testing.T, directory string) []string {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(directory, "*", "*"+suffix))
@@ -230,6 +238,7 @@ func TestFullRefusesTheNewest(t *testing.T) {
 		t.Errorf("%d octets, want at most %d", got, MinSize)
 	}
 	wantValues(t, o, n+1, size, func(i int) bool { return i < n })
+	wantRefused(t, o, n)
 	for i := range n / 2 { // it becomes shorter all the same
 		_, err := o.take(t, i)
 		must(t, err)
@@ -382,7 +391,7 @@ func TestDamage(t *testing.T) {
 	}
 }
 
-// A file that is damaged while it is in use costs what is in it, and is told of.
+// A file that is damaged while it is in use costs what is in it, and is told of, once.
 func TestDamageWhileOpen(t *testing.T) {
 	directory := t.TempDir()
 	o := open(t, directory, MinSize)
@@ -392,8 +401,13 @@ func TestDamageWhileOpen(t *testing.T) {
 	defer f.Close()
 	_, err = f.WriteAt([]byte("xxxx"), 500)
 	must(t, err)
-	if _, err := o.take(t, 0); !errors.Is(err, errMissing) || o.storage.Missing() != 1 {
-		t.Errorf("got error %v, counted %d", err, o.storage.Missing())
+	for range 2 { // one looks ahead, and comes to it
+		if _, err := o.Get(t.Context(), "0"); !errors.Is(err, errMissing) || o.storage.Missing() != 1 {
+			t.Errorf("looking ahead: got error %v, counted %d", err, o.storage.Missing())
+		}
+		if _, err := o.take(t, 0); !errors.Is(err, errMissing) || o.storage.Missing() != 1 {
+			t.Errorf("got error %v, counted %d", err, o.storage.Missing())
+		}
 	}
 }
 
@@ -471,6 +485,7 @@ func TestDiskWithoutRoom(t *testing.T) {
 		t.Errorf("took %d, full: %v", n, o.storage.Full())
 	}
 	wantValues(t, o, n, size, func(int) bool { return true })
+	wantRefused(t, o, n)
 	o.kill()
 
 	o = open(t, directory, 1<<30)
