@@ -41,7 +41,8 @@
 //
 // Requests that wait in sending_queue.storage are as small as they came, and one round trip each would
 // not make them fewer where the way to the server is long. So those that lie one behind the other are
-// sent as one, up to 2 MiB, unless there are several consumers or sending_queue.batch is set.
+// sent as one, until that is 1 MiB, and never more than 2 MiB, unless there are several consumers or
+// sending_queue.batch is set.
 //
 // Text from the server is made printable and short before it is logged or becomes part of an error.
 // Messages to the logger of the settings come at most once in ten seconds each.
@@ -78,5 +79,6 @@
 // # Compression
 //
 // The default is gzip, which every OTLP server must understand, and which costs more than all the rest
-// of the export, unless the program registers a faster one with gRPC. For a Collector, zstd or snappy cost a fraction of it; on the same host, none does.
+// of the export, unless the program registers a faster one with gRPC. For a Collector, zstd or snappy
+// cost a fraction of it; on the same host, none does.
 package otlp

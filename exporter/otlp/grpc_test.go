@@ -3,7 +3,12 @@ package otlp
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -315,4 +320,55 @@ func (n *dnsName) resolve(message *dnsmessage.Message) {
 			Body:   &dnsmessage.AResource{A: [4]byte(n.ip)},
 		}}
 	}
+}
+
+// TestGRPCProxy goes through the proxy that the environment names. A process reads that once, so another
+// one sends.
+func TestGRPCProxy(t *testing.T) {
+	const endpoint = "collector.test:4317" // the proxy alone knows where that is
+	const sending = "CONNSPAN_TEST_SENDING"
+	if os.Getenv(sending) != "" {
+		l := startGRPC(t, grpcConfig(endpoint))
+		consumeLogs(t, l, "a", "b")
+		wantStats(t, l.Stats, Stats{Offered: 2, Sent: 2})
+		return
+	}
+	s := serveGRPC(t, nil)
+	asked := make(chan string, 10)
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked <- r.Method + " " + r.Host
+		tunnel(t, w, s.addr)
+	}))
+	t.Cleanup(proxy.Close)
+	sender := exec.CommandContext(t.Context(), os.Args[0], "-test.run", "^TestGRPCProxy$")
+	sender.Env = append(os.Environ(), sending+"=1", "HTTPS_PROXY="+proxy.URL, "NO_PROXY=")
+	if out, err := sender.CombinedOutput(); err != nil {
+		t.Fatalf("%v:\n%s", err, out)
+	}
+	s.wait(t, "a", "b")
+	if got, want := <-asked, "CONNECT "+endpoint; got != want {
+		t.Errorf("the proxy was asked for %q, want %q", got, want)
+	}
+}
+
+// tunnel answers a CONNECT, and passes on what comes until both ends are done.
+func tunnel(t *testing.T, w http.ResponseWriter, addr string) {
+	to, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	defer to.Close()
+	from, _, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	defer from.Close()
+	_, _ = io.WriteString(from, "HTTP/1.1 200 OK\r\n\r\n")
+	var back sync.WaitGroup
+	defer back.Wait()
+	back.Go(func() { _, _ = io.Copy(from, to) })
+	_, _ = io.Copy(to, from)
+	_ = to.(*net.TCPConn).CloseWrite()
 }

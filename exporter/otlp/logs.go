@@ -6,6 +6,7 @@ import (
 	"go.opentelemetry.io/collector/consumer/consumererror"
 	"go.opentelemetry.io/collector/exporter"
 	"go.opentelemetry.io/collector/exporter/exporterhelper"
+	"go.opentelemetry.io/collector/exporter/exporterhelper/xexporterhelper"
 	"go.opentelemetry.io/collector/pdata/plog"
 	"go.opentelemetry.io/collector/pdata/plog/plogotlp"
 	xrequest "go.opentelemetry.io/collector/pdata/xpdata/request"
@@ -65,6 +66,7 @@ var logs = signal[plog.Logs]{
 	decode:      xrequest.UnmarshalLogs,
 	undelivered: func(err error, ld plog.Logs) error { return consumererror.NewLogs(err, ld) },
 	rest:        rest[consumererror.Logs],
+	queueing:    xexporterhelper.NewLogsQueueBatchSettings,
 	helper:      newHelper(exporterhelper.NewLogs, exporter.Logs.ConsumeLogs),
 }
 

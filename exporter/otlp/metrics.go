@@ -6,6 +6,7 @@ import (
 	"go.opentelemetry.io/collector/consumer/consumererror"
 	"go.opentelemetry.io/collector/exporter"
 	"go.opentelemetry.io/collector/exporter/exporterhelper"
+	"go.opentelemetry.io/collector/exporter/exporterhelper/xexporterhelper"
 	"go.opentelemetry.io/collector/pdata/pmetric"
 	"go.opentelemetry.io/collector/pdata/pmetric/pmetricotlp"
 	xrequest "go.opentelemetry.io/collector/pdata/xpdata/request"
@@ -60,6 +61,7 @@ var metrics = signal[pmetric.Metrics]{
 	decode:      xrequest.UnmarshalMetrics,
 	undelivered: func(err error, md pmetric.Metrics) error { return consumererror.NewMetrics(err, md) },
 	rest:        rest[consumererror.Metrics],
+	queueing:    xexporterhelper.NewMetricsQueueBatchSettings,
 	helper:      newHelper(exporterhelper.NewMetrics, exporter.Metrics.ConsumeMetrics),
 }
 

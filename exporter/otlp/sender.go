@@ -17,6 +17,7 @@ import (
 	"go.opentelemetry.io/collector/consumer/consumererror"
 	"go.opentelemetry.io/collector/exporter"
 	"go.opentelemetry.io/collector/exporter/exporterhelper"
+	"go.opentelemetry.io/collector/exporter/exporterhelper/xexporterhelper"
 	metricnoop "go.opentelemetry.io/otel/metric/noop"
 	tracenoop "go.opentelemetry.io/otel/trace/noop"
 	"go.uber.org/zap"
@@ -47,6 +48,7 @@ type sender[T any] struct {
 	transport transport
 	logger    *zap.Logger
 	queueing  exporterhelper.QueueBatchConfig // zero without a queue
+	shortcut  *shortcut
 	health    health
 	connection
 
@@ -113,9 +115,12 @@ func (s *sender[T]) createHelpers(ctx context.Context, set exporter.Settings, cf
 		return err
 	}
 	set.Logger = set.Logger.WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core { return quiet{core} }))
+	queueing := s.signal.queueing()
+	s.shortcut = newShortcut(queueing)
+	queueing.Encoding = s.shortcut
 	s.queue, err = s.signal.helper(ctx, set, cfg, s.deliver,
 		exporterhelper.WithTimeout(exporterhelper.TimeoutConfig{}),
-		exporterhelper.WithQueue(cfg.queue()))
+		xexporterhelper.WithQueueBatch(cfg.queue(), queueing))
 	return err
 }
 
@@ -159,15 +164,12 @@ func (s *sender[T]) start(ctx context.Context, host component.Host) error {
 }
 
 func (s *sender[T]) stored() storedRequests {
-	stored := storedRequests{recovered: s.countRecovered}
-	// With several at a time, one may be done when the one that it was sent with is not.
-	if s.queueing.NumConsumers == 1 && !s.queueing.Batch.HasValue() {
-		stored.readable = func(stored []byte) bool {
-			_, _, err := s.signal.decode(stored)
-			return err == nil
-		}
+	return storedRequests{
+		recovered: s.countRecovered,
+		// With several at a time, one may be done when the one that it was sent with is not.
+		joining:  s.queueing.NumConsumers == 1 && !s.queueing.Batch.HasValue(),
+		shortcut: s.shortcut,
 	}
-	return stored
 }
 
 // countRecovered counts a request that an earlier process left in storage. One that cannot be decoded is

@@ -8,6 +8,7 @@ import (
 	"go.opentelemetry.io/collector/consumer"
 	"go.opentelemetry.io/collector/exporter"
 	"go.opentelemetry.io/collector/exporter/exporterhelper"
+	"go.opentelemetry.io/collector/exporter/exporterhelper/xexporterhelper"
 	"google.golang.org/grpc"
 )
 
@@ -30,7 +31,8 @@ type signal[T any] struct {
 	undelivered func(err error, data T) error
 	rest        func(err error) (T, bool)
 
-	helper func(context.Context, exporter.Settings, component.Config, consume[T], ...exporterhelper.Option) (helper[T], error)
+	queueing func() xexporterhelper.QueueBatchSettings
+	helper   func(context.Context, exporter.Settings, component.Config, consume[T], ...exporterhelper.Option) (helper[T], error)
 }
 
 // consume is a method ConsumeLogs or its like.

@@ -230,29 +230,51 @@ func TestStorage(t *testing.T) {
 	}
 }
 
-// openWhen is a server that is busy until open says so.
-func openWhen(open *atomic.Bool) script {
-	busy, free := busyAfter(0), busyAfter(math.MaxInt)
+// openWhen is a server that is busy until open says so, and then answers as answers does, whose calls
+// are counted from 0 again.
+func openWhen(open *atomic.Bool, answers script) script {
+	busy := busyAfter(0)
+	var calls atomic.Int64
 	return script{
 		grpc: func(call int, p *partial) error {
-			if open.Load() {
-				return free.grpc(call, p)
+			if !open.Load() {
+				return busy.grpc(call, p)
 			}
-			return busy.grpc(call, p)
+			return answers.grpc(int(calls.Add(1)-1), p)
 		},
 		http: func(call int, w http.ResponseWriter) bool {
-			if open.Load() {
-				return free.http(call, w)
+			if !open.Load() {
+				return busy.http(call, w)
 			}
-			return busy.http(call, w)
+			return answers.http(int(calls.Add(1)-1), w)
 		},
+	}
+}
+
+// store runs an exporter whose queue is in storage.
+func (m maker) store(t *testing.T, in component.Component, answers script, tunes ...tune) *deployment {
+	t.Helper()
+	disk := component.MustNewID("disk")
+	d := m.deploy(t, settings(), answers, append(tunes, func(queue *queueConfig, _ *retryConfig) { queue.Get().StorageID = &disk })...)
+	if err := d.Start(t.Context(), host{disk: in}); err != nil {
+		t.Fatal(err)
+	}
+	return &d
+}
+
+// wantEmpty waits until the queue has nothing in storage, skipping what was sent together, and shuts the
+// exporter down.
+func wantEmpty(t *testing.T, d *deployment, stored *memory) {
+	t.Helper()
+	eventually(t, func() bool { return cmp.Equal([]string{"joined", "qmv0"}, stored.keys()) })
+	if err := d.Shutdown(t.Context()); err != nil {
+		t.Error(err)
 	}
 }
 
 // TestJoined: small requests that wait in storage are sent as few, in order, each item once. Those that
 // only together are too large are not, nor those that several consumers take.
 func TestJoined(t *testing.T) {
-	disk := component.MustNewID("disk")
 	for _, tt := range []struct {
 		name        string
 		items, size int
@@ -266,13 +288,10 @@ func TestJoined(t *testing.T) {
 		for _, m := range makers {
 			t.Run(tt.name+"/"+m.name, func(t *testing.T) {
 				var open atomic.Bool
-				d := m.deploy(t, settings(), openWhen(&open), func(queue *queueConfig, _ *retryConfig) {
-					queue.Get().StorageID, queue.Get().NumConsumers = &disk, tt.consumers
-				})
 				stored := newMemory()
-				if err := d.Start(t.Context(), host{disk: stored}); err != nil {
-					t.Fatal(err)
-				}
+				d := m.store(t, stored, openWhen(&open, busyAfter(math.MaxInt)), func(queue *queueConfig, _ *retryConfig) {
+					queue.Get().NumConsumers = tt.consumers
+				})
 				var bodies []string
 				for i := range tt.items {
 					bodies = append(bodies, fmt.Sprintf("%0*d", tt.size, i))
@@ -296,12 +315,7 @@ func TestJoined(t *testing.T) {
 				if diff := cmp.Diff(bodies, got); diff != "" && tt.consumers == 1 {
 					t.Errorf("order of arrival (-want +got):\n%s", diff)
 				}
-				if err := d.Shutdown(t.Context()); err != nil {
-					t.Error(err)
-				}
-				if diff := cmp.Diff([]string{"joined", "qmv0"}, slices.Sorted(maps.Keys(stored.values))); diff != "" {
-					t.Errorf("stored (-want +got):\n%s", diff)
-				}
+				wantEmpty(t, d, stored)
 			})
 		}
 	}
@@ -310,59 +324,40 @@ func TestJoined(t *testing.T) {
 // TestJoinedInterrupted: what was on its way together when a process ended is all sent by the next one,
 // once.
 func TestJoinedInterrupted(t *testing.T) {
-	disk := component.MustNewID("disk")
 	for _, m := range makers {
 		t.Run(m.name, func(t *testing.T) {
 			stored := newMemory()
-			run := func(answers script) *deployment {
-				d := m.deploy(t, settings(), answers, func(queue *queueConfig, _ *retryConfig) { queue.Get().StorageID = &disk })
-				if err := d.Start(t.Context(), host{disk: stored}); err != nil {
-					t.Fatal(err)
-				}
-				return &d
-			}
-			first := run(busyAfter(0))
+			first := m.store(t, stored, busyAfter(0))
 			for _, body := range []string{"a", "b", "c", "d"} {
 				mustOffer(t, first.subject, body)
 			}
 			first.waitCalls(t, 1)
 			_ = first.Shutdown(t.Context())
 
-			second := run(busyAfter(0))
+			second := m.store(t, stored, busyAfter(0))
 			second.waitCalls(t, 1)
 			if n := len(second.all()[0].bodies); n != 4 {
 				t.Errorf("%d items in a request, want 4", n)
 			}
 			_ = second.Shutdown(t.Context())
 
-			third := run(script{})
+			third := m.store(t, stored, script{})
 			third.wait(t, "a", "b", "c", "d")
 			wantStats(t, third.Stats, Stats{Recovered: 4, Sent: 4})
-			if err := third.Shutdown(t.Context()); err != nil {
-				t.Error(err)
-			}
+			wantEmpty(t, third, stored)
 		})
 	}
 }
 
 // TestStorageGivesUp: what max_elapsed_time gives up is gone from storage, too.
 func TestStorageGivesUp(t *testing.T) {
-	disk := component.MustNewID("disk")
 	for _, m := range eachTransport {
 		t.Run(m.name, func(t *testing.T) {
-			d := m.deploy(t, settings(), busyAfter(0), soonOver, func(queue *queueConfig, _ *retryConfig) { queue.Get().StorageID = &disk })
 			stored := newMemory()
-			if err := d.Start(t.Context(), host{disk: stored}); err != nil {
-				t.Fatal(err)
-			}
+			d := m.store(t, stored, busyAfter(0), soonOver)
 			mustOffer(t, d.subject, "a", "b")
 			wantStats(t, d.Stats, Stats{Offered: 2, GivenUp: 2})
-			if err := d.Shutdown(t.Context()); err != nil {
-				t.Error(err)
-			}
-			if diff := cmp.Diff([]string{"joined", "qmv0"}, slices.Sorted(maps.Keys(stored.values))); diff != "" {
-				t.Errorf("stored (-want +got):\n%s", diff)
-			}
+			wantEmpty(t, d, stored)
 		})
 	}
 }
@@ -370,37 +365,16 @@ func TestStorageGivesUp(t *testing.T) {
 // TestJoinedStopped: what was taken together while the process ended is not sent again, though the queue
 // had no time to skip it.
 func TestJoinedStopped(t *testing.T) {
-	disk := component.MustNewID("disk")
 	for _, m := range makers {
 		t.Run(m.name, func(t *testing.T) {
 			var open atomic.Bool
 			inFlight, answer := make(chan struct{}, 100), make(chan struct{})
-			busy, free := busyAfter(0), busyAfter(math.MaxInt)
 			wait := func() { inFlight <- struct{}{}; <-answer }
 			stored := newMemory()
-			run := func(answers script) *deployment {
-				d := m.deploy(t, settings(), answers, func(queue *queueConfig, _ *retryConfig) { queue.Get().StorageID = &disk })
-				if err := d.Start(t.Context(), host{disk: stored}); err != nil {
-					t.Fatal(err)
-				}
-				return &d
-			}
-			first := run(script{
-				grpc: func(call int, p *partial) error {
-					if open.Load() {
-						wait()
-						return free.grpc(call, p)
-					}
-					return busy.grpc(call, p)
-				},
-				http: func(call int, w http.ResponseWriter) bool {
-					if open.Load() {
-						wait()
-						return free.http(call, w)
-					}
-					return busy.http(call, w)
-				},
-			})
+			first := m.store(t, stored, openWhen(&open, script{
+				grpc: func(int, *partial) error { wait(); return nil },
+				http: func(int, http.ResponseWriter) bool { wait(); return true },
+			}))
 			mustOffer(t, first.subject, "a")
 			first.waitCalls(t, 1) // by itself, and again until it is taken
 			for _, body := range []string{"b", "c", "d"} {
@@ -419,16 +393,108 @@ func TestJoinedStopped(t *testing.T) {
 				t.Errorf("taken of the first process (-want +got):\n%s", diff)
 			}
 
-			second := run(script{})
+			second := m.store(t, stored, script{})
 			mustOffer(t, second.subject, "f")
 			second.wait(t, "f")
-			if err := second.Shutdown(t.Context()); err != nil {
-				t.Error(err)
-			}
+			wantEmpty(t, second, stored)
 			if diff := cmp.Diff([]string{"f"}, second.taken()); diff != "" {
 				t.Errorf("taken of the second process (-want +got):\n%s", diff)
 			}
 			wantStats(t, second.Stats, Stats{Offered: 1, Sent: 1})
+		})
+	}
+}
+
+// TestJoinedAnswers: what a server says to several requests that it was sent as one holds for each item of
+// them. What is sent again is sent together.
+func TestJoinedAnswers(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		grpc     grpcAnswer
+		http     httpAnswer
+		want     Stats
+		requests [][]string
+	}{
+		{
+			name: "partial success",
+			grpc: func(_ int, p *partial) error { p.rejected = 2; return nil },
+			http: func(_ int, w http.ResponseWriter) bool { respond(t, w, partial{rejected: 2}); return true },
+			want: Stats{Offered: 4, Sent: 2, Rejected: 2}, requests: [][]string{{"a"}, {"b", "c", "d"}},
+		},
+		{
+			name: "RESOURCE_EXHAUSTED with RetryInfo, 429",
+			grpc: func(int, *partial) error { return withRetryInfo(codes.ResourceExhausted, 10*time.Millisecond) },
+			http: func(_ int, w http.ResponseWriter) bool { withRetryAfter(429, "")(w); return false },
+			want: Stats{Offered: 4, Sent: 4}, requests: [][]string{{"a"}, {"b", "c", "d"}, {"b", "c", "d"}},
+		},
+		{
+			name: "INVALID_ARGUMENT, 400",
+			grpc: func(int, *partial) error { return status.Error(codes.InvalidArgument, "") },
+			http: func(_ int, w http.ResponseWriter) bool { withRetryAfter(400, "")(w); return false },
+			want: Stats{Offered: 4, Sent: 1, Dropped: 3}, requests: [][]string{{"a"}, {"b", "c", "d"}},
+		},
+	} {
+		for _, m := range makers {
+			t.Run(tt.name+"/"+m.name, func(t *testing.T) {
+				var open atomic.Bool
+				stored := newMemory()
+				d := m.store(t, stored, openWhen(&open, script{ // the second request is the one that matters
+					grpc: func(call int, p *partial) error {
+						if call == 1 {
+							return tt.grpc(call, p)
+						}
+						return nil
+					},
+					http: func(call int, w http.ResponseWriter) bool { return call != 1 || tt.http(call, w) },
+				}))
+				mustOffer(t, d.subject, "a")
+				d.waitCalls(t, 1) // by itself, and again until it is taken
+				for _, body := range []string{"b", "c", "d"} {
+					mustOffer(t, d.subject, body)
+				}
+				open.Store(true)
+				wantStats(t, d.Stats, tt.want)
+				wantEmpty(t, d, stored)
+				calls := d.all()
+				var got [][]string
+				for _, a := range calls[len(calls)-len(tt.requests):] {
+					got = append(got, a.bodies)
+				}
+				if diff := cmp.Diff(tt.requests, got); diff != "" {
+					t.Errorf("requests (-want +got):\n%s", diff)
+				}
+			})
+		}
+	}
+}
+
+// TestNotReadAgain: a request that does not wait is not read from storage, nor is a large one that comes
+// next. Storage has them all the same until they are sent.
+func TestNotReadAgain(t *testing.T) {
+	for _, m := range makers {
+		t.Run(m.name, func(t *testing.T) {
+			var open atomic.Bool
+			stored := newMemory()
+			d := m.store(t, stored, openWhen(&open, busyAfter(math.MaxInt)))
+			mustOffer(t, d.subject, "a")
+			d.waitCalls(t, 1)
+			large := strings.Repeat("b", largeRequest)
+			mustOffer(t, d.subject, large)
+			mustOffer(t, d.subject, "c")
+			killed := stored.copy()
+			open.Store(true)
+			d.wait(t, "a", large, "c")
+			mustOffer(t, d.subject, "d")
+			d.wait(t, "a", large, "c", "d")
+			wantStats(t, d.Stats, Stats{Offered: 4, Sent: 4})
+			wantEmpty(t, d, stored)
+			if diff := cmp.Diff([]string{"2"}, stored.read); diff != "" {
+				t.Errorf("read (-want +got):\n%s", diff)
+			}
+
+			next := m.store(t, killed, script{})
+			next.wait(t, "a", large, "c")
+			wantEmpty(t, next, killed)
 		})
 	}
 }
@@ -556,6 +622,7 @@ type memory struct {
 	component.ShutdownFunc
 	mu     sync.Mutex
 	values map[string][]byte
+	read   []string // keys of requests that were there
 }
 
 var _ storage.Extension = (*memory)(nil)
@@ -565,6 +632,12 @@ func (m *memory) copy() *memory {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return &memory{values: maps.Clone(m.values)}
+}
+
+func (m *memory) keys() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Sorted(maps.Keys(m.values))
 }
 
 func (m *memory) GetClient(context.Context, component.Kind, component.ID, string) (storage.Client, error) {
@@ -594,6 +667,9 @@ func (m *memory) Batch(_ context.Context, operations ...*storage.Operation) erro
 		switch op.Type {
 		case storage.Get:
 			op.Value = m.values[op.Key]
+			if _, isRequest := indexOf(op); isRequest && op.Value != nil {
+				m.read = append(m.read, op.Key)
+			}
 		case storage.Set:
 			m.values[op.Key] = slices.Clone(op.Value)
 		case storage.Delete:

@@ -15,16 +15,21 @@ import (
 	"go.opentelemetry.io/collector/extension/xextension/storage"
 )
 
-// maxJoined bounds the requests that are sent as one, in bytes of protobuf.
-const maxJoined = maxRequestSize / 2
+const (
+	// maxJoined bounds the requests that are sent as one, in bytes of protobuf.
+	maxJoined = maxRequestSize / 2
+	// largeRequest is what needs no other with it.
+	largeRequest = maxJoined / 2
+)
 
 // errJoined is why a queue skips a request: it was sent with one before it.
 var errJoined = errors.New("sent with a request before it")
 
 // storedRequests is what an exporter needs of the requests that its queue has in storage.
 type storedRequests struct {
-	recovered func(stored []byte)      // hears of each that an earlier process left
-	readable  func(stored []byte) bool // nil: they are not to be joined
+	recovered func(stored []byte) // hears of each that an earlier process left
+	joining   bool                // whether they may be joined
+	shortcut  *shortcut
 }
 
 // storageHost is a host whose storage extension has what it hands out of an earlier process counted,
@@ -125,9 +130,15 @@ func (c *requestClient) Batch(ctx context.Context, operations ...*storage.Operat
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	why := ctx.Value(origin{})
-	for _, o := range operations {
-		if index, isRequest := indexOf(o); isRequest && o.Type == storage.Get && c.done && c.head < index && index <= c.last {
+	for i, o := range operations {
+		index, isRequest := indexOf(o)
+		switch {
+		case !isRequest || o.Type != storage.Get:
+		case c.done && c.head < index && index <= c.last:
 			return errJoined
+		case c.shortcut.take(index):
+			c.head, c.last, c.done = index, index, false
+			operations = slices.Delete(slices.Clone(operations), i, i+1)
 		}
 	}
 	if err := c.Client.Batch(ctx, c.withJoined(operations)...); err != nil {
@@ -139,6 +150,7 @@ func (c *requestClient) Batch(ctx context.Context, operations ...*storage.Operat
 		case !isRequest:
 		case o.Type == storage.Set && why == consuming:
 			c.first = min(c.first, index)
+			c.shortcut.put(index)
 		case o.Type == storage.Delete:
 			c.done = c.done || index == c.head
 		case o.Type == storage.Get && why != starting:
@@ -160,11 +172,11 @@ func indexOf(o *storage.Operation) (index uint64, isRequest bool) {
 // one. Those of an earlier process are not joined with this one's.
 func (c *requestClient) join(ctx context.Context, index uint64, o *storage.Operation) {
 	c.head, c.last, c.done = index, index, false
-	if c.readable == nil {
+	if !c.joining {
 		return
 	}
 	joined := slices.Clip(o.Value)
-	for next := index + 1; (next < c.first) == (index < c.first); next++ {
+	for next := index + 1; len(joined) < largeRequest && (next < c.first) == (index < c.first); next++ {
 		value, err := c.Get(ctx, strconv.FormatUint(next, 10))
 		if err != nil || value == nil || len(joined)+len(value) > maxJoined {
 			break
@@ -174,7 +186,7 @@ func (c *requestClient) join(ctx context.Context, index uint64, o *storage.Opera
 	if c.last == index {
 		return
 	}
-	if !c.readable(joined) { // one of them is not
+	if !c.shortcut.decode(joined) { // one of them is not
 		c.last = index
 		return
 	}

@@ -6,6 +6,7 @@ import (
 	"go.opentelemetry.io/collector/consumer/consumererror"
 	"go.opentelemetry.io/collector/exporter"
 	"go.opentelemetry.io/collector/exporter/exporterhelper"
+	"go.opentelemetry.io/collector/exporter/exporterhelper/xexporterhelper"
 	"go.opentelemetry.io/collector/pdata/ptrace"
 	"go.opentelemetry.io/collector/pdata/ptrace/ptraceotlp"
 	xrequest "go.opentelemetry.io/collector/pdata/xpdata/request"
@@ -60,6 +61,7 @@ var traces = signal[ptrace.Traces]{
 	decode:      xrequest.UnmarshalTraces,
 	undelivered: func(err error, td ptrace.Traces) error { return consumererror.NewTraces(err, td) },
 	rest:        rest[consumererror.Traces],
+	queueing:    xexporterhelper.NewTracesQueueBatchSettings,
 	helper:      newHelper(exporterhelper.NewTraces, exporter.Traces.ConsumeTraces),
 }
 
