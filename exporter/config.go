@@ -113,7 +113,8 @@ type ServiceRule struct {
 type ServiceMatch struct {
 	// Executable is for the path of what is executed, or its name.
 	Executable string `mapstructure:"executable"`
-	// Container is for the id of the container, or its name where that is known.
+	// Container is for the id of the container, for the first 12 characters of that, or for its name where
+	// it is known.
 	Container string `mapstructure:"container"`
 	// Unit is for the systemd unit, as systemctl shows it.
 	Unit string `mapstructure:"unit"`
@@ -169,7 +170,8 @@ func NewDefaultConfig() Config {
 		Resource: ResourceConfig{
 			Environment: true,
 			Redact: []string{
-				"*password*", "*passwd*", "*passphrase*", "*secret*", "*token*", "*credential*", "*authorization*",
+				"*password*", "*passwd*", "*passphrase*", "pass", "*?pass", "*secret*", "*token*", "*bearer*", "*cookie*",
+				"*credential*", "*authorization*",
 				"*api?key*", "*apikey*", "*access?key*", "*accesskey*", "*private?key*", "*privatekey*",
 			},
 		},

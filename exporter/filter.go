@@ -10,9 +10,6 @@ import (
 	"github.com/connspan/connspan/internal/probe"
 )
 
-// shortID is how much of a container's id runtimes show.
-const shortID = 12
-
 // filter says which connections are told of. Like the resources that it asks, it is not safe for
 // concurrent use.
 type filter []rule
@@ -84,21 +81,20 @@ func (m *FilterMatch) compile(processes *resources) (r rule, err error) {
 	if err != nil {
 		return r, fmt.Errorf("cidr: %w", err)
 	}
+	roles, err := each(m.Role, roleOf)
+	if err != nil {
+		return r, fmt.Errorf("role: %w", err)
+	}
 	if len(m.Executable)+len(m.Container)+len(m.Service) == 0 {
-		r.early = newEarly(netns, m.Role, m.Port, cidr)
+		r.early = newEarly(netns, roles, m.Port, cidr)
 	}
 	all := []criterion{
 		anyOf(netns, func(e *event.Event, inode uint32) bool { return e.NetNS == inode }),
-		anyOf(m.Role, func(e *event.Event, role string) bool { return roleNames[e.Role] == role }),
+		anyOf(roles, func(e *event.Event, role event.Role) bool { return e.Role == role }),
 		anyOf(m.Port, isServed),
 		anyOf(cidr, func(e *event.Event, p netip.Prefix) bool { return p.Contains(e.Peer.Addr()) }),
-		processes.named(m.Executable, func(o owner.ID, p *owner.Process) []string {
-			return []string{p.Executable, executable(o, p)}
-		}),
-		processes.named(m.Container, func(_ owner.ID, p *owner.Process) []string {
-			id := p.Group.ContainerID
-			return []string{id, id[:min(len(id), shortID)], p.Group.ContainerName}
-		}),
+		processes.named(m.Executable, executableTexts),
+		processes.named(m.Container, containerTexts),
 		processes.named(m.Service, func(o owner.ID, p *owner.Process) []string {
 			name, _ := processes.service(o, p)
 			return []string{name}
@@ -109,11 +105,8 @@ func (m *FilterMatch) compile(processes *resources) (r rule, err error) {
 }
 
 // newEarly gives nil where the programs have no room.
-func newEarly(netns []uint32, roles []string, ports []int, cidr []netip.Prefix) *probe.FilterRule {
-	early := &probe.FilterRule{NetNS: netns, Peers: cidr}
-	for _, role := range roles {
-		early.Roles = append(early.Roles, map[string]event.Role{roleNames[event.Client]: event.Client, roleNames[event.Server]: event.Server}[role])
-	}
+func newEarly(netns []uint32, roles []event.Role, ports Ports, cidr []netip.Prefix) *probe.FilterRule {
+	early := &probe.FilterRule{NetNS: netns, Roles: roles, Peers: cidr}
 	for _, port := range ports {
 		early.Ports = append(early.Ports, uint16(port))
 	}

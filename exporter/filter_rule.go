@@ -27,7 +27,7 @@ type FilterMatch struct {
 	// CIDR are prefixes of the peer's address.
 	CIDR []string `mapstructure:"cidr,omitempty"`
 	// Port is the server's; of a connection whose role is not known, that of either end.
-	Port []int `mapstructure:"port,omitempty"`
+	Port Ports `mapstructure:"port,omitempty"`
 	// Role is client or server: the local end's part in the handshake.
 	Role []string `mapstructure:"role,omitempty"`
 	// Executable is for the path of what the owning process executes, or its name.
@@ -85,8 +85,8 @@ func (m *FilterMatch) validate() (errs []error) {
 		}
 	}
 	for _, role := range m.Role {
-		if role != roleNames[event.Client] && role != roleNames[event.Server] {
-			errs = append(errs, fmt.Errorf("::role: %q, want client or server", role))
+		if _, err := roleOf(role); err != nil {
+			errs = append(errs, fmt.Errorf("::role: %w", err))
 		}
 	}
 	for _, names := range []struct {
@@ -103,6 +103,33 @@ func (m *FilterMatch) validate() (errs []error) {
 		}
 	}
 	return errs
+}
+
+// roleOf gives the role of that name: an unknown one is none that a rule could ask for.
+func roleOf(name string) (event.Role, error) {
+	for _, role := range []event.Role{event.Client, event.Server} {
+		if roleNames[role] == name {
+			return role, nil
+		}
+	}
+	return event.RoleUnknown, fmt.Errorf("%q, want client or server", name)
+}
+
+// Ports are numbers of TCP ports, 1 to 65535.
+type Ports []int
+
+var _ confmap.ScalarUnmarshaler = (*Ports)(nil)
+
+// UnmarshalScalar is given the whole list. It refuses what confmap would make another number of: 80 of
+// 80.5, a negative one of 1e20.
+func (*Ports) UnmarshalScalar(value confmap.ScalarValue) error {
+	list, _ := value.GetRaw().([]any)
+	for _, v := range list {
+		if number, ok := v.(float64); ok && number != float64(uint16(number)) {
+			return fmt.Errorf("%v, want a whole number, 1 to 65535", number)
+		}
+	}
+	return confmap.ErrValueNotApplicable
 }
 
 // NetNS names a network namespace by its inode number, or by a path such as /run/netns/blue or

@@ -2,6 +2,7 @@ package exporter
 
 import (
 	"fmt"
+	"math"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	gocmp "github.com/google/go-cmp/cmp"
+	"go.opentelemetry.io/collector/confmap"
 	"go.opentelemetry.io/collector/consumer"
 	"golang.org/x/sys/unix"
 
@@ -102,6 +104,42 @@ func TestFilter(t *testing.T) {
 				t.Errorf("told of %q, want %q", got, tt.want)
 			}
 		})
+	}
+}
+
+// TestFilterPorts: a port is taken as it is written, or not at all.
+func TestFilterPorts(t *testing.T) {
+	for _, tt := range []struct {
+		given any
+		want  string // the end of the error; empty: none
+	}{
+		{80, ""},
+		{65535.0, ""},
+		{80.5, "80.5, want a whole number, 1 to 65535"},
+		{-0.5, "-0.5, want a whole number, 1 to 65535"},
+		{65536.0, "65536, want a whole number, 1 to 65535"},
+		{1e20, "1e+20, want a whole number, 1 to 65535"},
+		{math.NaN(), "NaN, want a whole number, 1 to 65535"},
+		{65536, "filter::0::exclude::port: 65536, want 1 to 65535"},
+	} {
+		cfg := NewDefaultConfig()
+		err := confmap.NewFromStringMap(map[string]any{
+			"filter": []any{map[string]any{"exclude": map[string]any{"port": []any{22, tt.given}}}},
+		}).Unmarshal(&cfg)
+		if err == nil {
+			err = cfg.Validate()
+		}
+		if tt.want != "" {
+			if err == nil || !strings.HasSuffix(err.Error(), tt.want) {
+				t.Errorf("%v: error %v, want %s", tt.given, err, tt.want)
+			}
+			continue
+		}
+		if err != nil {
+			t.Errorf("%v: %v", tt.given, err)
+		} else if got := fmt.Sprint(cfg.Filter[0].Exclude.Port); got != fmt.Sprintf("[22 %v]", tt.given) {
+			t.Errorf("%v: taken as %s", tt.given, got)
+		}
 	}
 }
 

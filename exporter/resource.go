@@ -203,7 +203,17 @@ func (rs *resources) service(o owner.ID, p *owner.Process) (name, namespace stri
 			return name, ""
 		}
 	}
+	if isKernel(p) {
+		return "kernel", ""
+	}
 	return executable(o, p), ""
+}
+
+// isKernel: the kernel's own threads are the children of kthreadd, the second process of all, and execute
+// nothing. Those that work for everybody have a name for each processor, which names no service.
+func isKernel(p *owner.Process) bool {
+	const kthreadd = 2
+	return p.ParentPID == kthreadd && p.Executable == ""
 }
 
 // unitService is the service that a unit is: all instances of a template are one. A user's manager, and
@@ -251,16 +261,27 @@ type condition struct {
 	texts func(owner.ID, *owner.Process) []string
 }
 
+// executableTexts are for what users call an executable: its path, or its name.
+func executableTexts(o owner.ID, p *owner.Process) []string {
+	return []string{p.Executable, executable(o, p)}
+}
+
+// shortID is how much of a container's id runtimes show.
+const shortID = 12
+
+func containerTexts(_ owner.ID, p *owner.Process) []string {
+	id := p.Group.ContainerID
+	return []string{id, id[:min(len(id), shortID)], p.Group.ContainerName}
+}
+
 func newService(rule ServiceRule) service {
 	s := service{name: rule.Name, namespace: rule.Namespace}
 	for _, c := range []struct {
 		glob  string
 		texts func(owner.ID, *owner.Process) []string
 	}{
-		{rule.Match.Executable, func(o owner.ID, p *owner.Process) []string { return []string{p.Executable, executable(o, p)} }},
-		{rule.Match.Container, func(_ owner.ID, p *owner.Process) []string {
-			return []string{p.Group.ContainerID, p.Group.ContainerName}
-		}},
+		{rule.Match.Executable, executableTexts},
+		{rule.Match.Container, containerTexts},
 		{rule.Match.Unit, func(_ owner.ID, p *owner.Process) []string { return []string{p.Group.Unit} }},
 		{rule.Match.Cgroup, func(_ owner.ID, p *owner.Process) []string { return []string{p.Group.Path} }},
 		{rule.Match.Command, func(_ owner.ID, p *owner.Process) []string { return []string{strings.Join(p.Args, " ")} }},

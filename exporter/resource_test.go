@@ -129,7 +129,7 @@ func TestProcessAttributes(t *testing.T) {
 }
 
 // TestServiceName: a rule goes before the configuration, that before what the process says, that before
-// what runs it, that before its executable, and that before its comm.
+// what runs it, that before its executable, and that before its comm. The kernel's threads are one service.
 func TestServiceName(t *testing.T) {
 	const id = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 	nginx := owner.ID{PID: 5, Comm: [16]byte{'n', 'g', 'i', 'n', 'x'}}
@@ -150,6 +150,9 @@ func TestServiceName(t *testing.T) {
 	}{
 		{"comm", owner.Process{}, nil, "", "nginx"},
 		{"executable", group("/"), nil, "", "nginx-debug"},
+		{"thread of the kernel", owner.Process{ParentPID: 2}, nil, "", "kernel"},
+		{"child of the second process of a container", owner.Process{ParentPID: 2, Executable: "/usr/sbin/nginx-debug"}, nil, "", "nginx-debug"},
+		{"rule for a thread of the kernel", owner.Process{ParentPID: 2}, rule(ServiceMatch{Executable: "ngin?"}), "", "ruled"},
 		{"unit", group("/system.slice/web.service"), nil, "", "web"},
 		{"template", group("/system.slice/system-web.slice/web@8080.service"), nil, "", "web"},
 		{"user's unit", group("/user.slice/user-1000.slice/user@1000.service/app.slice/web.service"), nil, "", "web"},
@@ -171,6 +174,7 @@ func TestServiceName(t *testing.T) {
 		{"rule for a path", said, rule(ServiceMatch{Executable: "/usr/*/nginx*"}), "", "ruled"},
 		{"rule for comm", owner.Process{}, rule(ServiceMatch{Executable: "nginx"}), "", "ruled"},
 		{"rule for a container", group("/docker/" + id), rule(ServiceMatch{Container: "01234567*"}), "", "ruled"},
+		{"rule for a container by what runtimes show", group("/docker/" + id), rule(ServiceMatch{Container: id[:12]}), "", "ruled"},
 		{"rule for a container's name", group("/lxc.payload.web1"), rule(ServiceMatch{Container: "web?"}), "", "ruled"},
 		{"rule for a group", said, rule(ServiceMatch{Cgroup: "/system.slice/*"}), "", "ruled"},
 		{"rule for a command", typed, rule(ServiceMatch{Command: "*shop.conf"}), "", "ruled"},
