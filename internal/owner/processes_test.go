@@ -599,10 +599,40 @@ func BenchmarkFind(b *testing.B) {
 			ps.Find(id)
 		}
 	})
+	b.Run("remembered, one of many", func(b *testing.B) {
+		ps := newProcesses(Config{}, source{path: b.TempDir()})
+		ps.blind = true
+		many := make([]ID, maxProcesses)
+		for i := range many {
+			many[i] = ID{PID: uint32(i + 1), Started: uint64(i)}
+			ps.Introduce(introduction(b, many[i]))
+		}
+		next := 0
+		b.ReportAllocs()
+		for b.Loop() {
+			ps.Find(many[next])
+			next = (next + 4999) % len(many) // comes to all of them, never to a neighbour
+		}
+	})
+}
+
+// BenchmarkIntroduce is what a new process costs that the kernel tells of, while it runs and when it has exited.
+func BenchmarkIntroduce(b *testing.B) {
+	c := start(b, nil)
+	for name, id := range map[string]ID{"runs": idOf(b, c.cmd.Process.Pid), "gone": {PID: 1 << 30}} {
+		b.Run(name, func(b *testing.B) {
+			ps, i := newTest(b, Config{Environment: true}), introduction(b, id)
+			b.ReportAllocs()
+			for b.Loop() {
+				ps.Introduce(i)
+				ps.forget(ps.recent.Back())
+			}
+		})
+	}
 }
 
 // introduction is what the kernel would say of a process that executes this test.
-func introduction(t *testing.T, id ID) Introduction {
+func introduction(t testing.TB, id ID) Introduction {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
