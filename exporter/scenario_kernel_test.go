@@ -81,8 +81,7 @@ func multipathUnaccepted(s *scene) {
 	s.expect(slices.Concat(whole(client(c), 0, 0, isReset), whole(server(a), 0, 0, isNotAccepted))...)
 }
 
-// inKernel: a worker of the kernel tries another subflow, from the other end and another address, to where
-// nobody listens.
+// inKernel: a worker of the kernel makes another subflow, from another address.
 func inKernel(s *scene) {
 	l, c := s.multipathListen(s.caller(), s.caller())
 	for _, args := range []string{
@@ -98,7 +97,8 @@ func inKernel(s *scene) {
 		s.needs(err == nil, fmt.Sprintf("ip %s: %s", args, out))
 	}
 	l.Close()
-	l = l.By.Socket(unix.AF_INET, protoMPTCP)
+	c.Close()
+	l, c = l.By.Socket(unix.AF_INET, protoMPTCP), c.By.Socket(unix.AF_INET, protoMPTCP) // they look at the limits now
 	l.Bind(netip.MustParseAddrPort("10.5.0.1:0"))
 	l.Listen(16)
 	c.Connect(l.Local)
@@ -110,10 +110,10 @@ func inKernel(s *scene) {
 	kernels := func() []told {
 		return slices.DeleteFunc(s.records(), func(r told) bool { return r.PID == int64(c.By.PID()) || r.PID == int64(a.By.PID()) })
 	}
-	hangUp(c, a)
 	for deadline := time.Now().Add(3 * time.Second); len(kernels()) == 0 && time.Now().Before(deadline); {
 		time.Sleep(5 * time.Millisecond)
 	}
+	hangUp(c, a)
 	time.Sleep(50 * time.Millisecond)
 	own := kernels()
 	want := slices.Concat(whole(client(c), 120, 300, orderly["local"]), whole(server(a), 300, 120, orderly["peer"]))
@@ -126,7 +126,9 @@ func inKernel(s *scene) {
 			s.t.Errorf("%+v, want it made by a worker of the kernel", r)
 		}
 	}
-	s.expect(append(want, own...)...)
+	joined := *a // to the same listener, which leaves it to the kernel as well
+	joined.Local, joined.Peer = own[0].Peer, own[0].Local
+	s.expect(slices.Concat(want, own, whole(server(&joined), 0, 0, orderly["peer"]))...)
 }
 
 // twoNamespaces have the same tuple at the same time.
