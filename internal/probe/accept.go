@@ -36,6 +36,9 @@ func (t *Tracer) attachAccept() error {
 	for name, m := range shared {
 		spec.Maps[name].MaxEntries = m.MaxEntries()
 	}
+	if err := t.stall.set(spec); err != nil {
+		return err
+	}
 	for other := range spec.Programs {
 		if other != name {
 			delete(spec.Programs, other)

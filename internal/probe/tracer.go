@@ -80,6 +80,7 @@ type Tracer struct {
 	links    []link.Link
 	types    *btf.Spec  // nil for the kernel's own
 	cache    *btf.Cache // of these; both are needed, and large, until Attach is through
+	stall    Stall
 	rings    []*ring
 	cpus     []tracerCpu // mmapped; written by the programs
 	control  *tracerControl
@@ -141,7 +142,7 @@ func load(cfg Config) (*Tracer, error) {
 		return nil, err
 	}
 
-	t := &Tracer{types: types, cache: btf.NewCache()}
+	t := &Tracer{types: types, cache: btf.NewCache(), stall: cfg.Stall}
 	opts := &ebpf.CollectionOptions{Programs: ebpf.ProgramOptions{KernelTypes: types}, Cache: t.cache}
 	if err := spec.LoadAndAssign(&t.objects, opts); err != nil {
 		return nil, fmt.Errorf("loading the BPF object: %w", err)
@@ -157,12 +158,23 @@ func setConstants(spec *ebpf.CollectionSpec, possible int, cfg Config) error {
 	if len(cfg.Filter) > 0 {
 		constants["filter_rules"], constants["filter"] = uint32(len(cfg.Filter)), filterTable(cfg.Filter)
 	}
-	if stall := cfg.Stall; stall.For > 0 {
-		constants["stall_ns"] = uint64(stall.For)
-		constants["stall_every"] = max(stall.Every, 1)
-		constants["stall_cpu"] = stall.CPU
-		constants["stall_processes"] = stall.Processes
+	if err := set(spec, constants); err != nil {
+		return err
 	}
+	return cfg.Stall.set(spec)
+}
+
+// set has an object stall; both have the same constants for that.
+func (s Stall) set(spec *ebpf.CollectionSpec) error {
+	if s.For <= 0 {
+		return nil
+	}
+	return set(spec, map[string]any{
+		"stall_ns": uint64(s.For), "stall_every": max(s.Every, 1), "stall_cpu": s.CPU, "stall_processes": s.Processes,
+	})
+}
+
+func set(spec *ebpf.CollectionSpec, constants map[string]any) error {
 	for name, value := range constants {
 		if err := spec.Variables[name].Set(value); err != nil {
 			return fmt.Errorf("setting %s in the BPF object: %w", name, err)
