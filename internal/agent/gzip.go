@@ -2,7 +2,6 @@ package agent
 
 import (
 	"io"
-	"sync"
 
 	"github.com/klauspost/compress/gzip"
 	"google.golang.org/grpc/encoding"
@@ -12,20 +11,26 @@ import (
 // The program packs what it sends over gRPC with another gzip than the one that comes with gRPC, which
 // costs more than all the rest of the export: this one needs a sixth of the time, for a fifth more octets.
 func init() {
-	encoding.RegisterCompressor(&compressor{Compressor: encoding.GetCompressor(grpcgzip.Name)})
+	encoding.RegisterCompressor(&compressor{encoding.GetCompressor(grpcgzip.Name), make(chan *writer, keptWriters)})
 }
 
-// compressor unpacks as gRPC's own does.
+// keptWriters is how many writers are kept: one for each signal of one exporter.
+const keptWriters = 3
+
+// compressor unpacks as gRPC's own does. A writer has a megabyte of tables. A sync.Pool would lose them to each
+// collection of garbage, of which there may be several between two requests.
 type compressor struct {
 	encoding.Compressor
-	writers sync.Pool // of *writer
+	kept chan *writer
 }
 
 // Compress gives a writer that is not used any more after Close.
 func (c *compressor) Compress(w io.Writer) (io.WriteCloser, error) {
-	if packing, ok := c.writers.Get().(*writer); ok {
+	select {
+	case packing := <-c.kept:
 		packing.Reset(w)
 		return packing, nil
+	default:
 	}
 	packing, err := gzip.NewWriterLevel(w, gzip.BestSpeed)
 	return &writer{packing, c}, err
@@ -37,6 +42,11 @@ type writer struct {
 }
 
 func (w *writer) Close() error {
-	defer w.of.writers.Put(w)
-	return w.Writer.Close()
+	err := w.Writer.Close()
+	w.Reset(nil) // what it has written to is not its own any more
+	select {
+	case w.of.kept <- w:
+	default:
+	}
+	return err
 }
