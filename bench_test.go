@@ -70,9 +70,9 @@ func startSink(b *testing.B) (*sink, string) {
 }
 
 // BenchmarkAgent reports what the program costs while it ships, over gRPC, what twenty thousand
-// connections give, both ends: processor time for each connection, in user space and in all, memory
-// before and after, and the size of the binary. A connection is two sockets, so half of it is what a
-// socket's whole life costs.
+// connections give, both ends: processor time for each connection, in user space and in all, allocations,
+// memory before and after, and the size of the binary. A connection is two sockets, so half of it is what
+// a socket's whole life costs.
 func BenchmarkAgent(b *testing.B) {
 	const n = 20_000
 	const off = "logs: {events: []}\nmetrics: {interval: 0s}\ntraces: {sample_ratio: 0}\n"
@@ -101,8 +101,9 @@ func BenchmarkAgent(b *testing.B) {
 		{name: "all, in files", compression: "none", logs: 4, spans: 2, stored: true},
 	} {
 		b.Run(bm.name, func(b *testing.B) {
-			config := fmt.Sprintf("%stelemetry: {address: \"\"}\nexporters: {otlp: {endpoint: %q, tls: {insecure: true}, compression: %s}}\n",
-				bm.config, addr, bm.compression)
+			own := "127.0.0.1:" + freePort(b)
+			config := fmt.Sprintf("%stelemetry: {address: %q}\nexporters: {otlp: {endpoint: %q, tls: {insecure: true}, compression: %s}}\n",
+				bm.config, own, addr, bm.compression)
 			if bm.stored {
 				config += fmt.Sprintf("storage: {directory: %q}\n", b.TempDir())
 			}
@@ -111,6 +112,7 @@ func BenchmarkAgent(b *testing.B) {
 			time.Sleep(time.Second) // until it has settled: memory is read below, not time
 			pid := p.cmd.Process.Pid
 			idle := memory(b, pid)
+			allocated := allocations(b, own)
 			user, system := processorTime(b, pid)
 			for b.Loop() {
 				before, beforeSpans := s.logs.Load(), s.spans.Load()
@@ -119,14 +121,19 @@ func BenchmarkAgent(b *testing.B) {
 				})
 				crowd.Report()
 				crowd.Wait()
-				for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
-					if s.logs.Load() >= before+bm.logs*n && s.spans.Load() >= beforeSpans+bm.spans*n {
+				for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+					logs, spans := s.logs.Load()-before, s.spans.Load()-beforeSpans
+					if logs >= bm.logs*n && spans >= bm.spans*n {
 						break
+					}
+					if time.Now().After(deadline) {
+						b.Fatalf("%d log records and %d spans have come, want %d and %d", logs, spans, bm.logs*n, bm.spans*n)
 					}
 				}
 			}
 			userEnd, systemEnd := processorTime(b, pid)
 			connections := float64(b.N * n)
+			b.ReportMetric((allocations(b, own)-allocated)/connections, "allocs/connection")
 			b.ReportMetric(0, "ns/op")
 			b.ReportMetric(float64((userEnd-user).Microseconds())/connections, "user-µs/connection")
 			b.ReportMetric(float64((userEnd-user+systemEnd-system).Microseconds())/connections, "cpu-µs/connection")
@@ -156,6 +163,23 @@ func processorTime(b *testing.B, pid int) (user, system time.Duration) {
 		return time.Duration(n) * 10 * time.Millisecond
 	}
 	return ticks(11), ticks(12)
+}
+
+// allocations are all that the program has made, by its own count.
+func allocations(b *testing.B, telemetry string) float64 {
+	b.Helper()
+	const name = "go_memstats_mallocs_total "
+	for line := range strings.Lines(get(b, "http://"+telemetry+"/metrics")) {
+		if value, ok := strings.CutPrefix(line, name); ok {
+			n, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
+			if err != nil {
+				b.Fatal(err)
+			}
+			return n
+		}
+	}
+	b.Fatalf("no %sin the program's metrics", name)
+	return 0
 }
 
 // memory is the resident set, MB.
