@@ -142,6 +142,7 @@ func (c *requestClient) Batch(ctx context.Context, operations ...*storage.Operat
 		}
 	}
 	if err := c.Client.Batch(ctx, c.withJoined(operations)...); err != nil {
+		c.shortcut.encoded = keptRequest{}
 		return err
 	}
 	for _, o := range operations {
