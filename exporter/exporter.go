@@ -34,6 +34,14 @@ const (
 // MaxBatch is the most log records, data points or spans that a consumer is given in a call.
 const MaxBatch = 1024
 
+// maxRelease is how many events a round tells of: the rings are to be read again before they are full. What is
+// ready and has to wait for the next round waits in the merge, up to maxReady events, about 25 MB. With
+// more nothing is read: what then has no room in a ring is lost, counted and repaired.
+const (
+	maxRelease = 4 * MaxBatch
+	maxReady   = 100_000
+)
+
 // Consumers are where the signals go; a signal without any is not made. Each consumer gets every batch,
 // and is called from the goroutine that reads the rings: it must not block, as a queue does not. An
 // error counts what is in the batch as refused.
@@ -61,6 +69,7 @@ type Exporter struct {
 
 	introduced, misnamed uint64 // records of processes, and those of them that could not be decoded
 	running              bool
+	behind               bool // the last round has left events that are ready to be told
 	told                 Told
 	refusals             *refusals
 	stats                atomic.Pointer[Stats] // as of the last round
@@ -109,7 +118,7 @@ func (x *Exporter) start() (err error) {
 	x.table.Report = x.loss.outOfStep
 	x.merge, err = merge.New(merge.Config{
 		CPUs: x.tracer.CPUs(), Guard: x.cfg.Tracer.Guard,
-		MaxHold: x.cfg.Tracer.MaxHold, MaxPending: x.cfg.Tracer.MaxPending,
+		MaxHold: x.cfg.Tracer.MaxHold, MaxPending: x.cfg.Tracer.MaxPending, MaxRelease: maxRelease,
 	})
 	if err != nil {
 		return err
@@ -150,6 +159,9 @@ func (x *Exporter) Run(ctx context.Context) error {
 		}
 		x.repair(whole)
 		x.sample(whole)
+		if x.behind {
+			continue
+		}
 		if err := x.tracer.Wait(ctx, x.cfg.Tracer.Interval, x.idle()); err != nil {
 			return err
 		}
@@ -164,6 +176,25 @@ func (x *Exporter) round(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if !x.behind || x.merge.Stats().Pending < maxReady {
+		x.read(now)
+	}
+	if x.clock.Due(now, calibration) {
+		if err := x.clock.Calibrate(); err != nil {
+			x.loss.complain("calibrating the clock", err)
+		}
+	}
+	x.signals.observe(x.clock.Time(now))
+	x.behind = !x.merge.Release(now, func(e *event.Event) { x.apply(ctx, e) })
+	x.reconcile(ctx)
+	x.report(ctx)
+	x.ship(ctx)
+	x.publish(now)
+	return nil
+}
+
+// read takes in what is complete up to now.
+func (x *Exporter) read(now uint64) {
 	for cpu := range x.tracer.CPUs() {
 		if !x.tracer.InFlight(cpu) {
 			x.merge.Watermark(cpu, now)
@@ -172,18 +203,6 @@ func (x *Exporter) round(ctx context.Context) error {
 	}
 	x.tracer.Drain(x.take)
 	x.loss.settle()
-	if x.clock.Due(now, calibration) {
-		if err := x.clock.Calibrate(); err != nil {
-			x.loss.complain("calibrating the clock", err)
-		}
-	}
-	x.signals.observe(x.clock.Time(now))
-	x.merge.Release(now, func(e *event.Event) { x.apply(ctx, e) })
-	x.reconcile(ctx)
-	x.report(ctx)
-	x.ship(ctx)
-	x.publish(now)
-	return nil
 }
 
 // take decodes a sample of the ring of cpu. An event goes to the merge, but its owner is looked at now, not

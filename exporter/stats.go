@@ -52,8 +52,8 @@ type Stats struct {
 	// second one saw to what it missed, but for Skipped, which are in Unseen:
 	// Misses = Rescued - Retried + Foreign + Skipped over all CPUs, once nothing moves.
 	Misses, Skipped uint64
-	// WatermarkLag is how far behind its round's time the stream was released: how long a CPU has been
-	// asleep inside the tracer, if it is more than the guard.
+	// WatermarkLag is how far behind its round's time everything was known: how long a CPU has been asleep
+	// inside the tracer, if it is more than the guard.
 	WatermarkLag time.Duration
 }
 
@@ -116,12 +116,15 @@ func (x *Exporter) publish(now uint64) {
 		Running: x.running,
 		Opened:  table.Opened, Closed: table.Closed, Failed: table.Failed, Adopted: table.Adopted,
 		Repeated: table.Repeated, Sampled: table.Sampled, Strays: table.Strays, Synthesized: table.Synthesized,
-		Open: table.Open, Filtered: filtered.Connections(), FilteredEvents: filtered.Events(), Missing: x.loss.missing, Read: read - x.introduced, Introduced: x.introduced, Misnamed: x.misnamed, Malformed: x.malformed, Corrupt: corrupt,
+		Open: table.Open, Gaps: table.Gaps, Violations: table.Violations,
+		Filtered: filtered.Connections(), FilteredEvents: filtered.Events(),
+		Read: read - x.introduced, Introduced: x.introduced, Misnamed: x.misnamed,
+		Malformed: x.malformed, Corrupt: corrupt, Missing: x.loss.missing,
 		Released: merged.Released, Pending: merged.Pending, Late: merged.Late,
-		Gaps: table.Gaps, Violations: table.Violations, Told: x.told,
+		Told: x.told,
 	}
-	if merged.Watermark != 0 && now > merged.Watermark {
-		s.WatermarkLag = time.Duration(now - merged.Watermark)
+	if merged.Known != 0 && now > merged.Known {
+		s.WatermarkLag = time.Duration(now - merged.Known)
 	}
 	x.stats.Store(s)
 }

@@ -35,6 +35,7 @@ type Config struct {
 	Guard      time.Duration // how far the clock may step back between CPUs, at least a nanosecond
 	MaxHold    time.Duration // an event held longer is released out of turn; 0: no bound
 	MaxPending int           // events held at most, the rest is released out of turn; 0: no bound
+	MaxRelease int           // events that a Release gives at most, unless MaxPending makes it more; 0: no bound
 }
 
 // Stats are totals since New, but for Pending and Watermark.
@@ -44,6 +45,7 @@ type Stats struct {
 	Forced    uint64 // of Released: before their watermark, by MaxHold, MaxPending or Flush
 	Late      uint64 // of Released: behind a younger event
 	Pending   int    // Pushed - Released
+	Known     uint64 // every event up to here has been pushed: the lowest watermark, less the guard
 	Watermark uint64 // every event up to here has been released; 0: none yet
 	Reached   uint64 // no event up to here is held back: the watermark, or later with MaxHold
 }
@@ -54,7 +56,8 @@ type Stats struct {
 // With n CPUs that hold events, Push is O(1) and Release O(log n) per event: a CPU's own events
 // arrive almost sorted (a softirq may nest inside a program), so each CPU has a queue, kept
 // sorted from its tail, and the heads of the queues are in a heap. Neither allocates once the
-// queues have grown to the size of the busiest round.
+// queues have grown to the size of the busiest round, as long as that is no more than keepEvents of a CPU:
+// a larger queue is given back when it is empty.
 type Merge struct {
 	cfg        Config
 	watermarks []uint64
@@ -105,9 +108,12 @@ func New(cfg Config) (*Merge, error) {
 	if cfg.CPUs < 1 || cfg.CPUs > MaxCPUs {
 		return nil, fmt.Errorf("making a merge of %d CPUs: want 1 to %d", cfg.CPUs, MaxCPUs)
 	}
-	if cfg.Guard < 0 || cfg.MaxHold < 0 || cfg.MaxPending < 0 {
-		return nil, fmt.Errorf("making a merge: guard %v, hold %v, pending %d: want none below 0",
-			cfg.Guard, cfg.MaxHold, cfg.MaxPending)
+	if cfg.Guard < 0 || cfg.MaxHold < 0 || cfg.MaxPending < 0 || cfg.MaxRelease < 0 {
+		return nil, fmt.Errorf("making a merge: guard %v, hold %v, pending %d, release %d: want none below 0",
+			cfg.Guard, cfg.MaxHold, cfg.MaxPending, cfg.MaxRelease)
+	}
+	if cfg.MaxRelease == 0 {
+		cfg.MaxRelease = math.MaxInt
 	}
 	m := &Merge{
 		cfg:        cfg,
@@ -149,27 +155,38 @@ func (m *Merge) Watermark(cpu int, t uint64) {
 
 // Release gives yield, in order, every event that no older one can precede any more, and then
 // those that MaxHold and MaxPending do not let stay. now is the time of this round, on the
-// events' clock. yield must not keep the event, nor call m.
-func (m *Merge) Release(now uint64, yield func(*event.Event)) {
-	safe := m.safe()
-	m.stats.Watermark = max(m.stats.Watermark, safe)
-	m.releaseTo(safe, yield)
+// events' clock. yield must not keep the event, nor call m. It is not through where MaxRelease ended
+// it: the next one goes on, whatever has been pushed meanwhile, for all of that is younger.
+func (m *Merge) Release(now uint64, yield func(*event.Event)) (through bool) {
+	room := m.cfg.MaxRelease
+	m.stats.Known = max(m.stats.Known, m.safe())
+	released := m.stats.Known
+	if through = m.releaseTo(released, &room, yield); !through {
+		released = max(m.heads[0].time, 1) - 1
+	}
+	m.stats.Watermark = max(m.stats.Watermark, released)
 	m.stats.Reached = max(m.stats.Reached, m.stats.Watermark)
 	forced := m.stats.Released
-	if hold := uint64(m.cfg.MaxHold); hold > 0 && now > hold {
-		m.releaseTo(now-hold, yield)
-		m.stats.Reached = max(m.stats.Reached, now-hold)
-	}
-	for m.cfg.MaxPending > 0 && m.stats.Pending > m.cfg.MaxPending {
-		m.pop(yield)
+	if hold := uint64(m.cfg.MaxHold); through && hold > 0 && now > hold {
+		if through = m.releaseTo(now-hold, &room, yield); through {
+			m.stats.Reached = max(m.stats.Reached, now-hold)
+		}
 	}
 	m.stats.Forced += m.stats.Released - forced
+	for m.cfg.MaxPending > 0 && m.stats.Pending > m.cfg.MaxPending {
+		if m.heads[0].time > m.stats.Known {
+			m.stats.Forced++
+		}
+		m.pop(yield)
+	}
+	return through
 }
 
 // Flush gives yield all that is left, in order, without waiting for any watermark.
 func (m *Merge) Flush(yield func(*event.Event)) {
 	m.stats.Forced += uint64(m.stats.Pending)
-	m.releaseTo(math.MaxUint64, yield)
+	all := math.MaxInt
+	m.releaseTo(math.MaxUint64, &all, yield)
 }
 
 // Stats may be called between any two other calls.
@@ -184,10 +201,16 @@ func (m *Merge) safe() uint64 {
 	return low - min(low, max(uint64(m.cfg.Guard), 1))
 }
 
-func (m *Merge) releaseTo(t uint64, yield func(*event.Event)) {
+// releaseTo is through when it has released everything up to t, before there is no more room.
+func (m *Merge) releaseTo(t uint64, room *int, yield func(*event.Event)) (through bool) {
 	for len(m.heads) > 0 && m.heads[0].time <= t {
+		if *room == 0 {
+			return false
+		}
+		*room--
 		m.pop(yield)
 	}
+	return true
 }
 
 // pop releases the oldest event that is here.

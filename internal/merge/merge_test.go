@@ -53,7 +53,7 @@ func TestReleaseWaitsForEveryCPU(t *testing.T) {
 	if d := cmp.Diff(want, release(m, 98)); d != "" {
 		t.Error(d)
 	}
-	wantStats := Stats{Pushed: 2, Released: 2, Watermark: 97, Reached: 97}
+	wantStats := Stats{Pushed: 2, Released: 2, Known: 97, Watermark: 97, Reached: 97}
 	if d := cmp.Diff(wantStats, m.Stats()); d != "" {
 		t.Error(d)
 	}
@@ -140,7 +140,7 @@ func TestMaxHoldReleasesOutOfTurn(t *testing.T) {
 	if d := cmp.Diff([]released{{40, 1, 0, true}}, release(m, 200)); d != "" {
 		t.Error(d)
 	}
-	want := Stats{Pushed: 2, Released: 2, Forced: 1, Late: 1, Watermark: 199, Reached: 199}
+	want := Stats{Pushed: 2, Released: 2, Forced: 1, Late: 1, Known: 199, Watermark: 199, Reached: 199}
 	if d := cmp.Diff(want, m.Stats()); d != "" {
 		t.Error(d)
 	}
@@ -157,6 +157,28 @@ func TestMaxPendingReleasesTheOldest(t *testing.T) {
 	}
 	if s := m.Stats(); s.Pending != 2 || s.Forced != 3 {
 		t.Errorf("pending %d forced %d, want 2 and 3", s.Pending, s.Forced)
+	}
+}
+
+func TestMaxReleaseGoesOn(t *testing.T) {
+	m := mustNew(t, Config{CPUs: 2, MaxRelease: 2})
+	for _, e := range []*event.Event{at(0, 10, 1), at(0, 30, 2), at(1, 20, 1)} {
+		m.Push(e)
+	}
+	m.Watermark(0, 50)
+	m.Watermark(1, 50)
+	if d := cmp.Diff([]released{{10, 1, 0, false}, {20, 1, 1, false}}, release(m, 50)); d != "" {
+		t.Error(d)
+	}
+	if s := m.Stats(); s.Watermark != 29 || s.Reached != 29 || s.Known != 49 {
+		t.Errorf("watermark %d, reached %d, known %d, want what is before the next event, 29, and 49", s.Watermark, s.Reached, s.Known)
+	}
+	m.Push(at(1, 51, 2))
+	if d := cmp.Diff([]released{{30, 2, 0, false}}, release(m, 60)); d != "" {
+		t.Error(d)
+	}
+	if s := m.Stats(); s.Watermark != 49 || s.Forced != 0 || s.Late != 0 {
+		t.Errorf("stats %+v, want the watermark at 49, and nothing forced or late", s)
 	}
 }
 
@@ -184,7 +206,8 @@ func TestNewRefuses(t *testing.T) {
 
 // TestPropertyOrder runs the protocol against a simulated host: programs announce, stamp, submit
 // and withdraw at random times, nest on their CPU, sleep in between; some CPUs are idle, clocks
-// tie. Whatever happens, the stream must be what a stable sort of all events gives.
+// tie; a round releases as many events as it may. Whatever happens, the stream must be what a stable sort
+// of all events gives, and nothing comes behind the watermark that is told.
 func TestPropertyOrder(t *testing.T) {
 	for seed := range uint64(300) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
@@ -210,6 +233,7 @@ func TestPropertyOrder(t *testing.T) {
 
 // host is a machine whose steps are drawn at random.
 type host struct {
+	t         *testing.T
 	rand      *rand.Rand
 	m         *Merge
 	now       uint64
@@ -235,7 +259,7 @@ type program struct {
 func newHost(t *testing.T, seed uint64) *host {
 	r := rand.New(rand.NewPCG(seed, 1))
 	n := 1 + r.IntN(8)
-	h := &host{rand: r, m: mustNew(t, Config{CPUs: n}), now: 1, cpus: make([]cpu, n)}
+	h := &host{t: t, rand: r, m: mustNew(t, Config{CPUs: n, MaxRelease: r.IntN(2) * (1 + r.IntN(50))}), now: 1, cpus: make([]cpu, n)}
 	for i := range h.cpus {
 		h.cpus[i].busy = 1 << r.IntN(6) // some CPUs sleep most of the time, also mid-program
 	}
@@ -300,7 +324,17 @@ func (h *host) drain() {
 		}
 		h.cpus[i].ring = nil
 	}
-	h.m.Release(h.cut, func(e *event.Event) { h.released = append(h.released, keyOf(e)) })
+	h.release()
+}
+
+func (h *host) release() (through bool) {
+	done := h.m.Stats().Watermark
+	return h.m.Release(h.cut, func(e *event.Event) {
+		if e.Time <= done {
+			h.t.Fatalf("an event of %d comes behind the watermark %d", e.Time, done)
+		}
+		h.released = append(h.released, keyOf(e))
+	})
 }
 
 // finish lets every program end and reads one whole round.
@@ -315,6 +349,8 @@ func (h *host) finish() {
 	h.reader = 0
 	for range len(h.cpus) + 2 {
 		h.read()
+	}
+	for !h.release() {
 	}
 }
 

@@ -13,7 +13,7 @@ type queue struct {
 
 // push copies e to its place, from the tail, and reports whether that is the front.
 func (q *queue) push(e *event.Event) bool {
-	if len(q.buf) == cap(q.buf) && q.at > 0 {
+	if len(q.buf) == cap(q.buf) && q.at > len(q.buf)/2 {
 		q.buf = q.buf[:copy(q.buf, q.buf[q.at:])]
 		q.at = 0
 	}

@@ -20,6 +20,8 @@ type merger interface {
 // watermarked is the Merge with the reader's part of the protocol.
 type watermarked struct{ *Merge }
 
+func (w watermarked) Release(now uint64, yield func(*event.Event)) { w.Merge.Release(now, yield) }
+
 func (w watermarked) Begin(now uint64, quiet []bool) {
 	for cpu, q := range quiet {
 		if q {
