@@ -13,6 +13,7 @@ import (
 
 	"github.com/connspan/connspan/internal/clock"
 	"github.com/connspan/connspan/internal/conn"
+	"github.com/connspan/connspan/internal/coverage"
 	"github.com/connspan/connspan/internal/event"
 	"github.com/connspan/connspan/internal/merge"
 	"github.com/connspan/connspan/internal/probe"
@@ -63,6 +64,7 @@ type Exporter struct {
 	processes *resources
 	signals   signals
 	samples   samples
+	tally     *coverage.Tally
 	loss      *loss
 	event     event.Event // the one being decoded
 	malformed uint64
@@ -124,6 +126,9 @@ func (x *Exporter) start() (err error) {
 		return err
 	}
 	if err := x.clock.Calibrate(); err != nil {
+		return err
+	}
+	if x.tally, err = newTally(x.tracer); err != nil {
 		return err
 	}
 	now := time.Now()
@@ -233,14 +238,20 @@ func (x *Exporter) introduce(sample []byte) {
 	x.processes.introduce(&process)
 }
 
+// apply has each event told, and tallied though a filter leaves it out: it was seen.
 func (x *Exporter) apply(ctx context.Context, e *event.Event) {
+	repeated := x.table.Filtered().Repeated
 	x.table.Apply(e, x.tell(ctx, x.signals.add))
+	if e.Filtered && x.table.Filtered().Repeated == repeated {
+		x.tally.Add(&conn.Record{Event: e})
+	}
 }
 
 // tell gives each record to add, and what has been made of them to the consumers before that is more
 // than they may be given at once.
 func (x *Exporter) tell(ctx context.Context, add func(*conn.Record)) func(*conn.Record) {
 	return func(r *conn.Record) {
+		x.tally.Add(r)
 		if x.signals.pending() >= MaxBatch {
 			x.ship(ctx)
 		}

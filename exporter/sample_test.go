@@ -14,6 +14,7 @@ import (
 
 	"github.com/connspan/connspan/internal/actor"
 	"github.com/connspan/connspan/internal/conn"
+	"github.com/connspan/connspan/internal/coverage"
 	"github.com/connspan/connspan/internal/event"
 	"github.com/connspan/connspan/internal/merge"
 )
@@ -71,9 +72,13 @@ func withoutTracer(t *testing.T, to Consumers, maxHold time.Duration) *Exporter 
 	if err != nil {
 		t.Fatal(err)
 	}
+	tally, err := coverage.NewTally(func() uint64 { return 0 })
+	if err != nil {
+		t.Fatal(err)
+	}
 	cfg, logger := NewDefaultConfig(), slog.New(slog.NewTextHandler(t.Output(), nil))
 	x := &Exporter{
-		cfg: cfg, to: to, logger: logger, merge: m, table: conn.NewTable(), clock: fixedClock(t),
+		cfg: cfg, to: to, logger: logger, merge: m, table: conn.NewTable(), clock: fixedClock(t), tally: tally,
 		processes: describe(cfg.Resource, hostOnly(), known), loss: newLoss(2, logger), refusals: newRefusals(logger),
 	}
 	x.signals = newSignals(cfg, to, x.processes, x.clock, epoch)

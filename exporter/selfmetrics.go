@@ -236,7 +236,9 @@ func perSignal(of func(*Told) (logs, metrics, traces uint64)) func(*Stats, tell)
 
 // Observe has the meter tell the totals of Stats, as connspan.*, whenever it collects, until Close. One
 // reading gives them all: what left the rings adds up in every collection, and what the kernel counts,
-// which goes on meanwhile, once nothing moves. It may be called concurrently with Run.
+// which goes on meanwhile, once nothing moves. Beside them it tells, of each network namespace, what the kernel
+// has counted of TCP (connspan.kernel.tcp.*), what of that was seen (connspan.seen.tcp.*), and the difference
+// (connspan.unseen.tcp.*). It may be called concurrently with Run.
 func (x *Exporter) Observe(m metric.Meter) error {
 	lag, err := m.Float64ObservableGauge("connspan.watermark.lag", metric.WithUnit("s"), metric.WithDescription(
 		"How old the newest event may be of which it was known, at the last round of reading, that no older one can follow."))
@@ -266,6 +268,10 @@ func (x *Exporter) Observe(m metric.Meter) error {
 	}, all...)
 	if err != nil {
 		return fmt.Errorf("observing the totals: %w", err)
+	}
+	x.observed = append(x.observed, registration)
+	if registration, err = x.tally.Observe(m); err != nil {
+		return fmt.Errorf("observing the kernel's counters: %w", err)
 	}
 	x.observed = append(x.observed, registration)
 	return nil

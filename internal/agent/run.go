@@ -16,7 +16,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/connspan/connspan/exporter"
-	"github.com/connspan/connspan/internal/coverage"
 	"github.com/connspan/connspan/internal/telemetry"
 )
 
@@ -91,8 +90,7 @@ func trace(ctx context.Context, cfg exporter.Config, exporters *exporters, own *
 	}
 	debug.FreeOSMemory() // the kernel's types, which New has read: an idle program looks for garbage rarely
 	logger.Info("tracing TCP connections", "kernel", kernel(), "events", cfg.Logs.Events, "exporters", exporters.targets(), "telemetry", own.Address())
-	err = errors.Join(tracer.Observe(own.MeterProvider().Meter("github.com/connspan/connspan/exporter")),
-		coverage.Observe(own.MeterProvider().Meter("github.com/connspan/connspan/internal/coverage")))
+	err = tracer.Observe(own.MeterProvider().Meter("github.com/connspan/connspan/exporter"))
 	stop := own.Watch(ctx, tracer.Stats)
 	err = errors.Join(err, tracer.Run(ctx))
 	stop()
