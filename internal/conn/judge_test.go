@@ -34,6 +34,49 @@ func TestReason(t *testing.T) {
 	}
 }
 
+// TestUnanswered: whatever ICMP has said of a connection that was open, it ended because nobody answered;
+// of an attempt, that is why it failed. What says that a RST was received, or sent, is no such word.
+func TestUnanswered(t *testing.T) {
+	tests := []struct {
+		errno     syscall.Errno
+		want      Reason
+		errorType string
+	}{
+		{syscall.ETIMEDOUT, Timeout, "timed_out"},
+		{syscall.ENETUNREACH, Timeout, "network_unreachable"},
+		{syscall.EHOSTUNREACH, Timeout, "host_unreachable"},
+		{syscall.EHOSTDOWN, Timeout, "host_down"},
+		{syscall.ENONET, Timeout, "_OTHER"},
+		{syscall.ECONNREFUSED, Timeout, "connection_refused"},
+		{syscall.ENOPROTOOPT, Timeout, "protocol_not_available"},
+		{syscall.EOPNOTSUPP, Timeout, "operation_not_supported"},
+		{syscall.EPROTO, Timeout, "protocol_error"},
+		{syscall.EACCES, Timeout, "permission_denied"},
+		{syscall.EMSGSIZE, Timeout, "message_too_long"},
+		{syscall.ECONNRESET, ResetReceived, "connection_reset"},
+		{syscall.ECONNABORTED, ResetSent, "connection_aborted"},
+		{syscall.EBADMSG, Unknown, "_OTHER"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.errno.Error(), func(t *testing.T) {
+			for _, state := range []event.State{event.Established, event.CloseWait, event.FinWait1, event.LastAck} {
+				r := judge(&event.Event{Kind: event.Closed, OldState: state, Errno: uint32(tt.errno)})
+				if r.Reason != tt.want || r.ErrorType != tt.errorType {
+					t.Errorf("out of state %d: reason %s, error type %s; want %s, %s", state, r.Reason, r.ErrorType, tt.want, tt.errorType)
+				}
+			}
+			r := judge(&event.Event{Kind: event.Failed, OldState: event.SynSent, Errno: uint32(tt.errno)})
+			if r.Reason != "" || r.ErrorType != tt.errorType {
+				t.Errorf("failed: reason %q, error type %s; want none, %s", r.Reason, r.ErrorType, tt.errorType)
+			}
+		})
+	}
+	r := judge(&event.Event{Kind: event.Closed, OldState: event.CloseWait, Errno: uint32(syscall.EPIPE)})
+	if r.Reason != ResetReceived || r.ErrorType != "connection_reset" {
+		t.Errorf("EPIPE: reason %s, error type %s; want a RST received", r.Reason, r.ErrorType)
+	}
+}
+
 // TestFailure: only a client can have sent no SYN.
 func TestFailure(t *testing.T) {
 	for _, tt := range []struct {

@@ -128,6 +128,18 @@ func judge(e *event.Event) Record {
 	return r
 }
 
+// unanswered tells of the errors with which the kernel gives up an open connection whose peer is not heard
+// any more: what ICMP has said meanwhile (icmp_err_convert, icmpv6_err_convert), which ends nothing that is
+// open by itself, else ETIMEDOUT.
+func unanswered(errno syscall.Errno) bool {
+	switch errno {
+	case syscall.ETIMEDOUT, syscall.ENETUNREACH, syscall.EHOSTUNREACH, syscall.EHOSTDOWN, syscall.ENONET, syscall.ECONNREFUSED,
+		syscall.ENOPROTOOPT, syscall.EOPNOTSUPP, syscall.EPROTO, syscall.EACCES, syscall.EMSGSIZE:
+		return true
+	}
+	return false
+}
+
 // reason reads the state that the socket left for CLOSE, and its error (net/ipv4/tcp.c,
 // tcp_input.c and tcp_timer.c say who leaves which behind).
 func reason(e *event.Event) Reason {
@@ -138,7 +150,7 @@ func reason(e *event.Event) Reason {
 		return ResetReceived
 	case errno == syscall.ECONNABORTED: // tcp_abort: destroyed by an administrator
 		return ResetSent
-	case errno == syscall.ETIMEDOUT, errno == syscall.EHOSTUNREACH, errno == syscall.ENETUNREACH: // tcp_write_err
+	case unanswered(errno): // tcp_write_err
 		return Timeout
 	case errno != 0:
 		return Unknown
