@@ -34,6 +34,11 @@ test: test-packages ## all tests; those of the kernel need root
 	@collector=$$(otelcol-config/build.sh) && receiver=$$(otelcol-config/receiver/build.sh) && \
 	CONNSPAN_TEST_COLLECTOR=$$collector CONNSPAN_TEST_RECEIVER=$$receiver $(AS_ROOT) $(GO) test -p 1 -race -count=1 ./...
 
+.PHONY: scenarios
+scenarios: test-packages ## each case of docs/semantics.md; says how many were run, skipped and failed, and why (needs root)
+	@out=$$($(AS_ROOT) $(GO) test -race -count=1 -v -run '^TestScenario$$' ./exporter) || { echo "$$out"; exit 1; }; \
+	grep -o 'measured: .*' <<<"$$out"
+
 .PHONY: order
 order: test-packages ## a table: CPUs sleep inside the tracer, events are sorted or merged (needs root)
 	@out=$$($(AS_ROOT) $(GO) test -count=1 -v -run '^TestOrder$$' ./exporter) || { echo "$$out"; exit 1; }; \

@@ -55,7 +55,8 @@ Acquire::http::Timeout "20";
 Acquire::https::Timeout "20";
 `
 
-// openApt prepares dir and fetches the lists, where there are none or they are old.
+// openApt prepares dir and fetches the lists, where there are none or they are old. Old ones do where no
+// others can be had.
 func openApt(ctx context.Context, dir string) (*apt, error) {
 	a := &apt{dir: dir}
 	for _, sub := range []string{"lists/partial", "cache/archives/partial", "none"} {
@@ -108,15 +109,24 @@ func (a *apt) update(ctx context.Context) error {
 	}
 	list, stamp := filepath.Join(a.dir, "sources.list"), filepath.Join(a.dir, "updated")
 	before, _ := os.ReadFile(list)
-	if info, err := os.Stat(stamp); err == nil && time.Since(info.ModTime()) < listsAge && string(before) == sources.String() {
+	known := string(before) == sources.String() // of these mirrors
+	info, statErr := os.Stat(stamp)
+	if statErr == nil && known && time.Since(info.ModTime()) < listsAge {
 		return nil
+	}
+	if !known {
+		_ = os.Remove(stamp)
 	}
 	if err := os.WriteFile(list, []byte(sources.String()), 0o600); err != nil {
 		return err
 	}
 	if _, err := a.output(ctx, a.dir, "apt-get", "-qq", "update"); err != nil {
-		_ = os.Remove(stamp)
-		return fmt.Errorf("asking the Debian mirror %s which kernels there are: %w", mirrors["debian"], err)
+		err = fmt.Errorf("asking the Debian mirror %s which kernels there are: %w", mirrors["debian"], err)
+		if statErr == nil && known {
+			fmt.Fprintf(os.Stderr, "vm: %v\nvm: going on with the kernels that were known on %s\n", err, info.ModTime().Format(time.DateOnly))
+			return nil
+		}
+		return err
 	}
 	return os.WriteFile(stamp, nil, 0o644)
 }
@@ -166,7 +176,7 @@ type kernel struct {
 	release string // such as 6.12.94+deb13-cloud-amd64
 	arch    *architecture
 	image   string
-	veth    string // the module, unpacked
+	modules string // a directory: those that guests load, unpacked, in the order of their names
 }
 
 func (k kernel) String() string {
@@ -250,8 +260,8 @@ func (a *apt) kernel(ctx context.Context, line string, arch *architecture, relea
 	err := fmt.Errorf("looking for kernels: the mirror has no %s for %s of the cloud flavour", line, arch.name)
 	for _, release := range releases {
 		dir := filepath.Join(a.dir, "kernels", release)
-		k := kernel{line: line, release: release, arch: arch, image: filepath.Join(dir, "vmlinuz"), veth: filepath.Join(dir, "veth.ko")}
-		if _, statErr := os.Stat(k.image); statErr == nil {
+		k := kernel{line: line, release: release, arch: arch, image: filepath.Join(dir, "vmlinuz"), modules: filepath.Join(dir, "modules")}
+		if _, statErr := os.Stat(k.modules); statErr == nil {
 			return k, nil
 		}
 		if err = a.fetch(ctx, k); err == nil {
@@ -261,7 +271,7 @@ func (a *apt) kernel(ctx context.Context, line string, arch *architecture, relea
 	return kernel{}, err
 }
 
-// fetch downloads image and module; the image, whose presence counts, at last. Since 6.19 they are in
+// fetch downloads image and modules; the modules, whose presence counts, at last. Since 6.19 they are in
 // packages of their own.
 func (a *apt) fetch(ctx context.Context, k kernel) error {
 	dir, err := os.MkdirTemp(a.dir, "unpack-")
@@ -280,33 +290,29 @@ func (a *apt) fetch(ctx context.Context, k kernel) error {
 	if err := os.MkdirAll(filepath.Dir(k.image), 0o755); err != nil {
 		return err
 	}
-	module, err := find(dir, "veth.ko*")
+	chosen, err := unpackModules(ctx, dir)
 	if err != nil {
 		return err
 	}
-	if filepath.Ext(module) == ".xz" {
-		if _, err := output(exec.CommandContext(ctx, "xz", "--decompress", module)); err != nil {
-			return err
-		}
-		module = strings.TrimSuffix(module, ".xz")
-	}
-	image, err := find(dir, "vmlinuz*")
+	image, err := findImage(dir)
 	if err != nil {
 		return err
 	}
-	return errors.Join(os.Rename(module, k.veth), os.Rename(image, k.image))
+	if err := os.Rename(image, k.image); err != nil {
+		return err
+	}
+	return os.Rename(chosen, k.modules)
 }
 
-// find gives the one file below dir whose name matches.
-func find(dir, pattern string) (path string, err error) {
+func findImage(dir string) (path string, err error) {
 	err = filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
-		if ok, _ := filepath.Match(pattern, d.Name()); ok && d.Type().IsRegular() {
+		if ok, _ := filepath.Match("vmlinuz*", d.Name()); ok && d.Type().IsRegular() {
 			path = p
 		}
 		return err
 	})
 	if err == nil && path == "" {
-		err = fmt.Errorf("unpacking a kernel: its packages have no %s", pattern)
+		err = errors.New("unpacking a kernel: its packages have no vmlinuz*")
 	}
 	return path, err
 }

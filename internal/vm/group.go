@@ -63,6 +63,10 @@ var groups = []group{
 		name: "crowds", about: "thousands of connections at a time, each told once", command: exporter(crowds), cpus: []int{1, 2, 4},
 		preempt: true, anywhere: true,
 	},
+	{
+		name: "coverage", about: "the kernel's own counters, beside what is told", command: []string{"/bin/coverage.test"}, cpus: []int{2},
+		long: true,
+	},
 	{name: "older", about: "connections older than the tracer", command: exporter(older), cpus: []int{2}, long: true},
 	{name: "losses", about: "full rings, and their repair", command: exporter(losses), cpus: []int{2}},
 	{name: "hotplug", about: "CPUs go and come under load", command: exporter(hotplug), cpus: []int{4}, preempt: true, long: true},

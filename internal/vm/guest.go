@@ -76,7 +76,7 @@ func (h *host) run(ctx context.Context, g guest) (result, error) {
 func (h *host) identity(g guest) string {
 	sum := sha256.New()
 	sum.Write(h.machines[g.kernel.arch].initramfs)
-	_, _ = fmt.Fprint(sum, g.kernel.release, h.arguments(g, ""))
+	_, _ = fmt.Fprint(sum, g.kernel.release, modules, h.arguments(g, ""))
 	return fmt.Sprintf("@@ guest %x\n", sum.Sum(nil))
 }
 
@@ -114,12 +114,10 @@ func (h *host) boot(whole context.Context, g guest, attempt int) ([]byte, error)
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
 	initramfs := filepath.Join(dir, "initramfs")
-	module, err := os.ReadFile(g.kernel.veth)
-	if err != nil {
+	var own cpio
+	if err := own.tree("modules", g.kernel.modules); err != nil {
 		return nil, err
 	}
-	var own cpio
-	own.file("veth.ko", module)
 	if err := os.WriteFile(initramfs, append(bytes.Clone(h.machines[g.kernel.arch].initramfs), own.archive()...), 0o600); err != nil {
 		return nil, err
 	}
@@ -256,6 +254,8 @@ func judge(g guest, console []byte) result {
 	}
 	for _, o := range outcomes {
 		switch {
+		case o.verdict == "SKIP" && said[o.name] == "":
+			r.failed = append(r.failed, o.name+": skipped without a reason")
 		case o.verdict == "SKIP":
 			r.skipped = append(r.skipped, o.name+": "+said[o.name])
 		case parents[o.name]:
@@ -264,6 +264,9 @@ func judge(g guest, console []byte) result {
 		default:
 			r.failed = append(r.failed, fmt.Sprintf("%s: %.300s", o.name, said[o.name]))
 		}
+	}
+	if r.exit == 0 && r.passed == 0 && len(r.failed) == 0 {
+		r.failed = append(r.failed, "no test has passed")
 	}
 	return r
 }

@@ -81,6 +81,7 @@ var programs = []struct {
 	{"bin/connspan", []string{"build", "."}},
 	{"bin/probe.test", []string{"test", "-c", "./internal/probe"}},
 	{"bin/exporter.test", []string{"test", "-c", "./exporter"}},
+	{"bin/coverage.test", []string{"test", "-c", "./internal/coverage"}},
 }
 
 // tools are those of this machine that the tests call. Guests of another architecture have none.
@@ -113,13 +114,18 @@ func newInitramfs(ctx context.Context, arch *architecture) ([]byte, error) {
 			}
 		}
 	}
-	err = fs.WalkDir(os.DirFS("exporter"), "testdata", func(name string, d fs.DirEntry, err error) error {
+	err = c.tree("testdata", filepath.Join("exporter", "testdata"))
+	return c.archive(), err
+}
+
+// tree adds all files below a directory of this machine.
+func (c *cpio) tree(name, from string) error {
+	return fs.WalkDir(os.DirFS(from), ".", func(file string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
 		}
-		return c.copy(name, filepath.Join("exporter", name))
+		return c.copy(path.Join(name, file), filepath.Join(from, file))
 	})
-	return c.archive(), err
 }
 
 var library = regexp.MustCompile(`(/\S+) \(0x`)

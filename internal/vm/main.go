@@ -32,7 +32,7 @@ var (
 	which  = flag.String("run", "", "the guests to run, a regular expression: \"6.1, 4 vCPUs, preempt=full, hotplug\" is one")
 	atOnce = flag.Int("parallel", runtime.NumCPU(), "guests at the same time")
 	resume = flag.Bool("resume", false, "do not run again what passed before, with the same programs")
-	file   = flag.String("page", "", "the document to write")
+	file   = flag.String("page", "", "the document to write, once all guests have a result")
 	seed   = flag.Uint64("seed", rand.Uint64(), "of the stalls")
 )
 
@@ -54,6 +54,9 @@ func run(ctx context.Context) error {
 	if flag.NArg() == 0 {
 		return errors.New("no kernel named: such as 6.12, or newest, or all")
 	}
+	if *file != "" && (*short || *which != "") {
+		return errors.New("-page is about all guests: not with -short or -run")
+	}
 	h, kernels, err := prepare(ctx, flag.Args())
 	if err != nil {
 		return err
@@ -64,12 +67,13 @@ func run(ctx context.Context) error {
 	version := h.machines[kernels[0].arch].qemu.version
 	fmt.Printf("%d guests, QEMU %s, stalls of seed %d, consoles in %s\n", len(guests), version, h.seed, h.logs)
 	results, err := h.runAll(ctx, guests, max(*atOnce, 1))
-	if missing := len(guests) - len(results); missing > 0 {
+	missing := len(guests) - len(results)
+	if missing > 0 {
 		err = fmt.Errorf("running %d guests: %d have no result: %w", len(guests), missing, err)
 	}
 	text := page(version, guests, results)
 	fmt.Printf("\n%s\n%d guests in %v: %s\n", text, len(results), time.Since(began).Round(time.Second), totals(guests, results))
-	if *file != "" {
+	if *file != "" && missing == 0 {
 		err = errors.Join(err, os.MkdirAll(filepath.Dir(*file), 0o755), os.WriteFile(*file, []byte(text), 0o644))
 	}
 	if i := slices.IndexFunc(results, func(r result) bool { return !r.ok() }); i >= 0 {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -40,6 +39,13 @@ FAIL
 
 @@ exit=1 after 1s
 `
+	consoleSkipped = `=== RUN   TestAlone
+    alone_test.go:12: one CPU alone
+--- SKIP: TestAlone (0.00s)
+PASS
+
+@@ exit=0 after 1s
+`
 	consoleRefused = `@@ kernel 5.10.1 runs [/bin/connspan run] (<nil>)
 connspan: no
 @@ exit status 1
@@ -60,6 +66,19 @@ func TestJudge(t *testing.T) {
 		{
 			"other preemption", consoleRefused, "full", refusesInOneLine,
 			result{passed: 1, notes: []string{"connspan: no"}, failed: []string{"preemption: unknown, want full"}},
+			false,
+		},
+		{
+			"skipped without a reason", strings.Replace(consoleGood, "    alone_test.go:12: one CPU alone\n", "", 1), "full", nil,
+			result{
+				passed: 1, skipped: []string{"TestPair/two: no second one"}, failed: []string{"TestAlone: skipped without a reason"},
+				notes: []string{"3 of 4"}, features: [][2]string{{"preemption", "none (full)"}},
+			},
+			false,
+		},
+		{
+			"nothing passed", consoleSkipped, "", nil,
+			result{skipped: []string{"TestAlone: one CPU alone"}, failed: []string{"no test has passed"}},
 			false,
 		},
 		{"bad", consoleBad, "", nil, result{exit: 1, failed: []string{"TestPair: 1, want 2"}}, false},
@@ -88,17 +107,17 @@ func TestJudge(t *testing.T) {
 // TestHang: a guest that says nothing more has died; the others go on.
 func TestHang(t *testing.T) {
 	dir := t.TempDir()
-	veth, program := filepath.Join(dir, "veth.ko"), filepath.Join(dir, "qemu")
-	const script = "#!/bin/sh\necho '@@ kernel'\ncase \"$*\" in *hangs*) exec sleep 60;; esac\necho '@@ exit=0'\n"
-	if err := errors.Join(os.WriteFile(veth, nil, 0o600), os.WriteFile(program, []byte(script), 0o700)); err != nil {
+	modules, program := t.TempDir(), filepath.Join(dir, "qemu")
+	const script = "#!/bin/sh\necho '@@ kernel'\ncase \"$*\" in *hangs*) exec sleep 60;; esac\necho '--- PASS: TestIt (0.10s)'\necho '@@ exit=0'\n"
+	if err := os.WriteFile(program, []byte(script), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	arch := architectures[0]
 	h := &host{machines: map[*architecture]machine{arch: {qemu: &qemu{program: program}}}, logs: dir, patience: 300 * time.Millisecond}
 	g := &group{name: "group", command: []string{"test"}}
 	guests := []guest{
-		{kernel: kernel{line: "1", arch: arch, image: "hangs", veth: veth}, cpus: 1, group: g},
-		{kernel: kernel{line: "2", arch: arch, veth: veth}, cpus: 1, group: g},
+		{kernel: kernel{line: "1", arch: arch, image: "hangs", modules: modules}, cpus: 1, group: g},
+		{kernel: kernel{line: "2", arch: arch, modules: modules}, cpus: 1, group: g},
 	}
 	results, err := h.runAll(t.Context(), guests, 2)
 	if err != nil {

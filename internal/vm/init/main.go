@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -60,7 +61,7 @@ func prepare() error {
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &files); err != nil {
 		errs = append(errs, fmt.Errorf("raising the limit of open files: %w", err))
 	}
-	return errors.Join(append(errs, setLoopbackUp(), loadModule("/veth.ko"))...)
+	return errors.Join(append(errs, setLoopbackUp(), loadModules("/modules"))...)
 }
 
 // setLoopbackUp is what "ip link set lo up" does. See netdevice(7).
@@ -103,6 +104,19 @@ func describe() error {
 		fmt.Printf("@@ feature %s: %s\n", f.purpose, answer)
 	}
 	return err
+}
+
+// loadModules loads all modules of a directory, in the order of their names.
+func loadModules(dir string) error {
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, file := range files {
+		errs = append(errs, loadModule(filepath.Join(dir, file.Name())))
+	}
+	return errors.Join(errs...)
 }
 
 // loadModule loads a module of the running kernel.
