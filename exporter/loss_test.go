@@ -150,10 +150,17 @@ func hexEnd(addr, port uint32) netip.AddrPort {
 	return netip.AddrPortFrom(netip.AddrFrom4(b), uint16(port))
 }
 
+// guestSlowness is how many times slower than a real one an emulated processor may be.
+const guestSlowness = 20
+
 // within waits until something holds, and says how long that took. What counts is the time that the
-// machine leaves to the reader, not that in which others have its processor.
+// machine leaves to the reader, not that in which others have its processor. In a guest the limit is as much
+// longer as its processors are slower.
 func (tr *trace) within(limit time.Duration, what string, holds func() bool) {
 	tr.t.Helper()
+	if os.Getenv(guestEnv) != "" {
+		limit *= guestSlowness
+	}
 	began, waited := time.Now(), tr.waited()
 	for !holds() {
 		if spent := time.Since(began) - (tr.waited() - waited); spent > limit {

@@ -171,10 +171,10 @@ func resetBeforeAccept(s *scene) {
 	s.expect(want...)
 }
 
-// queued are n connections that nobody accepts.
+// queued are n connections that nobody accepts, and for more than which the queue has no room.
 func (s *scene) queued(n int) (l *actor.Socket, clients []*actor.Socket) {
 	p, q := s.caller(), s.caller()
-	l = q.Listen(anyPort, n)
+	l = q.Listen(anyPort, n-1) // sk_acceptq_is_full: with one more
 	for range n {
 		clients = append(clients, p.Dial(l.Local))
 	}

@@ -235,7 +235,7 @@ func destroyed(s *scene) {
 		errno, err = sockDestroy(c)
 		return err
 	})
-	s.needs(errno != unix.EOPNOTSUPP && errno != unix.ENOENT, "CONFIG_INET_DIAG_DESTROY, and CONFIG_INET_TCP_DIAG built in")
+	s.needs(errno != unix.EOPNOTSUPP && errno != unix.ENOENT, "CONFIG_INET_DIAG_DESTROY, and CONFIG_INET_TCP_DIAG built in or loaded")
 	errnoIs(s.t, "destroying", errno, unix.Errno(0))
 	errnoIs(s.t, "reading", c.ReadError(), unix.ECONNABORTED)
 	c.Close()

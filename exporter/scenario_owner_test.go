@@ -100,14 +100,8 @@ func activated(s *scene) {
 	c := s.caller().Dial(l.Local)
 	a := mine.Accept()
 	hangUp(a, c)
-	source := "close"
-	for _, r := range s.await(4) {
-		if r.OwnerSource == "accept" { // the kernel has fexit, so accept was seen
-			source = "accept"
-		}
-	}
 	s.expect(append(whole(client(c), 0, 0, orderly["peer"]),
-		opened(owned(server(a), manager, "listen")), closed(of(a, "server", source), 0, 0, orderly["local"]))...)
+		opened(owned(server(a), manager, "listen")), closed(of(a, "server", s.tr.foundBy("close")), 0, 0, orderly["local"]))...)
 }
 
 // hostileName: a process may call itself anything; what arrives is text on one line.

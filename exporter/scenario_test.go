@@ -7,17 +7,16 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
 	gocmp "github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
-	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
-	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 
 	"github.com/connspan/connspan/internal/actor"
+	"github.com/connspan/connspan/internal/conn"
 	"github.com/connspan/connspan/internal/coverage"
+	"github.com/connspan/connspan/internal/event"
 )
 
 // A scenario is one corner case of TCP. docs/semantics.md says of each what is told, and why.
@@ -51,11 +50,19 @@ type suite struct {
 	blind        func() int
 	ran, failed  int
 	skipped      []string         // with their reasons
+	repeated     []string         // likewise
 	kernel, seen map[string]int64 // totals of all scenarios: what the kernel has counted, and what was told of that
 	explained    map[string]int64 // the rest, of which the scenarios say why
 }
 
-// play has a scenario happen and judges it. What a kernel does not run programs for it cannot show.
+// replays is how often a scenario is played again that could not be seen as it was: what a kernel does not
+// run programs for it cannot show.
+const replays = 2
+
+// unseen is what excuse panics with, and says why.
+type unseen string
+
+// play has a scenario happen and judges it.
 func (s *suite) play(t *testing.T, sc scenario) {
 	var sn *scene
 	t.Cleanup(func() {
@@ -68,24 +75,43 @@ func (s *suite) play(t *testing.T, sc scenario) {
 			s.ran++
 		}
 	})
-	sn = s.enter(t)
+	for left := replays; ; left-- {
+		sn = s.enter(t)
+		sn.replays = left
+		why := s.attempt(sn, sc)
+		if why == "" {
+			break
+		}
+		s.repeated = append(s.repeated, fmt.Sprintf("%s: %s", sc.name, why))
+	}
+	s.t.Cleanup(func() { s.checkQuiet(sn) }) // before the namespace is released
+}
+
+// attempt says why the scenario could not be seen as it was, and nothing where it could.
+func (s *suite) attempt(sn *scene, sc scenario) (why unseen) {
+	defer func() {
+		if r := recover(); r != nil {
+			var ok bool
+			if why, ok = r.(unseen); !ok {
+				panic(r)
+			}
+		}
+	}()
 	sc.run(sn)
 	sn.compareCounters(s)
-	s.t.Cleanup(func() { s.checkQuiet(sn) }) // before the namespace is released
+	return ""
 }
 
 // enter makes a scene: a network namespace of which the kernel's counters are known.
 func (s *suite) enter(t *testing.T) *scene {
 	ns := actor.NewNetNS(s.t)
-	sn := &scene{t: t, tr: s.tr, ns: ns.For(t), reader: sdkmetric.NewManualReader(), explained: map[string]int64{}}
+	sn := &scene{t: t, tr: s.tr, ns: ns.For(t), explained: map[string]int64{}}
 	sn.netns = sn.ns.Inode()
 	blind, before := s.blind(), s.tr.now()
 	sn.excuses = func() (unseen, lost int) {
 		now := s.tr.now()
 		return s.blind() - blind + int(now.Unseen-before.Unseen), int(now.Lost - before.Lost)
 	}
-	provider := sdkmetric.NewMeterProvider(sdkmetric.WithReader(sn.reader))
-	sn.ns.Do("observing the kernel's counters", func() error { return coverage.Observe(provider.Meter("scenario")) })
 	sn.began = time.Now()
 	return sn
 }
@@ -95,6 +121,9 @@ func (s *suite) count() {
 	s.t.Logf("measured: scenarios: %d run, %d skipped with reason, %d failed", s.ran, len(s.skipped), s.failed)
 	for _, reason := range s.skipped {
 		s.t.Logf("measured: skipped: %s", reason)
+	}
+	for _, reason := range s.repeated {
+		s.t.Logf("measured: played again: %s", reason)
 	}
 	for name, n := range s.kernel {
 		if n != s.seen[name]+s.explained[name] {
@@ -118,7 +147,7 @@ type scene struct {
 	// excuses are, since the scene began, the state changes for which the kernel has run no program, and
 	// the events for which other traffic on the host has left no room.
 	excuses func() (unseen, lost int)
-	reader  *sdkmetric.ManualReader
+	replays int // left
 	// explained is what the kernel counts more than the records of this scenario say, by the counter's name.
 	explained map[string]int64
 }
@@ -178,11 +207,12 @@ func (s *scene) expect(want ...told) []told {
 	return got
 }
 
-// excuse skips the scenario where it could not be seen as it was.
+// excuse has the scenario played again where it could not be seen as it was. It returns where it could, and
+// where it has been played often enough: then the mismatch counts.
 func (s *scene) excuse() {
 	s.t.Helper()
-	if unseen, lost := s.excuses(); unseen > 0 || lost > 0 {
-		s.needs(false, fmt.Sprintf("a kernel that runs its programs (not for %d state changes), and rings with room for the host's other traffic (not for %d events)", unseen, lost))
+	if changes, lost := s.excuses(); changes+lost > 0 && s.replays > 0 && !s.t.Failed() {
+		panic(unseen(fmt.Sprintf("the kernel ran no program for %d state changes, and the host's other traffic left no room for %d events", changes, lost)))
 	}
 }
 
@@ -254,59 +284,61 @@ func (s *scene) compareCounters(all *suite) {
 			break
 		}
 	}
+	if d := gocmp.Diff(want, got); d != "" {
+		s.excuse()
+		s.t.Errorf("the kernel's counters (-by the records +by the kernel):\n%s", d)
+	}
 	for name := range want {
 		all.kernel[name] += got[name]
 		all.seen[name] += want[name] - s.explained[name]
 		all.explained[name] += s.explained[name]
 	}
-	if d := gocmp.Diff(want, got); d != "" {
-		s.excuse()
-		s.t.Errorf("the kernel's counters (-by the records +by the kernel):\n%s", d)
-	}
 }
 
-// inKernelsTerms is what the kernel is to have counted; internal/coverage says when it does.
+// inKernelsTerms is what the kernel is to have counted; internal/coverage says when it does. A record does not
+// tell the state that was left: one with an error is taken to have left ESTABLISHED.
 func inKernelsTerms(records []told) map[string]int64 {
-	n := map[string]int64{"active_opens": 0, "passive_opens": 0, "attempt_fails": 0, "estab_resets": 0, "curr_estab": 0}
-	opens := map[string]string{"client": "active_opens", "server": "passive_opens"}
+	var n coverage.Counters
 	for _, r := range records {
+		e := event.Event{Time: 1, Began: 1, Established: 1, SegsOut: 1, OldState: event.LastAck, Closer: event.CloserPeer}
+		e.Role, _ = roleOf(r.Role)
 		switch r.Event {
 		case nameOpen:
-			n[opens[r.Role]]++
-			n["curr_estab"]++
+			e.Kind = event.Opened
 		case nameClose:
-			n["curr_estab"]--
+			e.Kind = event.Closed
 			if r.Error != "" {
-				n["estab_resets"]++
+				e.OldState = event.Established
 			}
 		case nameFailed:
-			if r.Error == "address_not_available" {
-				continue // before its SYN
-			}
-			n[opens[r.Role]]++
-			if r.Error != "interrupted" && r.Error != "connection_aborted" {
-				n["attempt_fails"]++
+			e.Kind, e.OldState = event.Failed, event.SynSent
+			switch r.Error {
+			case "address_not_available": // before its SYN
+				e.SegsOut = 0
+			case "interrupted", "connection_aborted":
+			default:
+				e.Errno = 1
 			}
 		}
+		n.Add(&conn.Record{Event: &e}, 0)
 	}
-	return n
+	return byName(n)
 }
 
-// counters are the kernel's, of the scene's namespace, since the scene began.
-func (s *scene) counters() map[string]int64 {
+func byName(n coverage.Counters) map[string]int64 {
+	return map[string]int64{
+		"active_opens": n.ActiveOpens, "passive_opens": n.PassiveOpens, "attempt_fails": n.AttemptFails,
+		"estab_resets": n.EstabResets, "curr_estab": n.CurrEstab,
+	}
+}
+
+// counters are the kernel's, of the scene's namespace, which has been made for the scene.
+func (s *scene) counters() (all map[string]int64) {
 	s.t.Helper()
-	all := map[string]int64{}
 	s.ns.Do("reading the kernel's counters", func() error {
-		var metrics metricdata.ResourceMetrics
-		if err := s.reader.Collect(s.t.Context(), &metrics); err != nil {
-			return err
-		}
-		for _, m := range metrics.ScopeMetrics[0].Metrics {
-			if sum, ok := m.Data.(metricdata.Sum[int64]); ok {
-				all[strings.TrimPrefix(m.Name, "connspan.kernel.tcp.")] = sum.DataPoints[0].Value
-			}
-		}
-		return nil
+		n, err := coverage.Read("/proc/thread-self/net/snmp")
+		all = byName(n)
+		return err
 	})
 	return all
 }

@@ -13,6 +13,7 @@ var vanishScenarios = []scenario{
 	{"C17 keepalive", keepalive},
 	{"C17 user timeout", userTimeout},
 	{"C17 retransmission timeout", retransmissionTimeout},
+	{"C17 timeout behind ICMP", timeoutBehindICMP},
 	{"C18 orphaned in FIN_WAIT1", orphanedUnheard},
 	{"C18 in LAST_ACK", lastACK},
 }
@@ -71,6 +72,22 @@ func retransmissionTimeout(s *scene) {
 	errnoIs(s.t, "reading", c.ReadError(), unix.ETIMEDOUT)
 	c.Close()
 	got := s.expect(slices.Concat(whole(client(c), 120, 0, timesOut), s.findOut(a))...)
+	s.wantResent(got)
+}
+
+// timeoutBehindICMP: a router says that nobody is at the port. That ends nothing that is open; once the
+// retransmissions have no answer it is the socket's error.
+func timeoutBehindICMP(s *scene) {
+	w := s.wire()
+	c, a := s.vanished()
+	c.Set(unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, 1000)
+	c.Write(120)
+	const portUnreachable = 3
+	w.unreachable(portUnreachable, w.await(func(p packet) bool { return p.from == c.Local && p.payload > 0 }))
+	s.expect(opened(client(c)), opened(server(a)))
+	errnoIs(s.t, "reading", c.ReadError(), unix.ECONNREFUSED)
+	c.Close()
+	got := s.expect(slices.Concat(whole(client(c), 120, 0, end{"timeout", "local", "connection_refused"}), s.findOut(a))...)
 	s.wantResent(got)
 }
 
