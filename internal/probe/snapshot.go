@@ -50,7 +50,7 @@ func (t *Tracer) forgetSubflows() error {
 }
 
 // passes is how often, at most, Adopt looks at all sockets. It comes to that only while events are being lost,
-// and these call for another Adopt.
+// which calls for another Adopt, or sockets come and go by the thousand; what is owed then, the next audit pays.
 const passes = 10
 
 // Adopt has the programs submit the event that each open connection is still owed: one that
