@@ -9,8 +9,6 @@ import (
 
 	gocmp "github.com/google/go-cmp/cmp"
 	"go.opentelemetry.io/collector/pdata/ptrace"
-
-	"github.com/connspan/connspan/internal/actor"
 )
 
 // synProxy has the router answer the SYNs to the service itself, and open a connection to the server only when
@@ -41,48 +39,36 @@ func TestBehindSYNProxy(t *testing.T) {
 	if out, err := load.CombinedOutput(); err != nil {
 		t.Skipf("needs CONFIG_NFT_SYNPROXY: %v: %s", err, out)
 	}
-	for _, pairing := range []string{PairingBothEnds, PairingNone} {
-		t.Run(pairing, func(t *testing.T) {
-			for _, s := range sites {
-				s.trace(t, pairing)
-			}
-			blind := actor.Blind(t)
-			converse(t, sites, each)
-			sites[0].end()
-			sites[1].end()
-			if unseen := blind(); unseen > 0 {
-				t.Skipf("the kernel has run no program for %d state changes", unseen)
-			}
-			traces := join(t, sites[:]...)
-			// By spans of a trace: two of each translated connection, one of each end of the others.
-			wantTraces := map[int]int{2: 2 * each, 1: 2 * 2 * each}
-			if pairing == PairingNone {
-				wantTraces = map[int]int{1: 2 * 4 * each}
-			}
-			lengths := map[int]int{}
-			for id, spans := range traces {
-				lengths[len(spans)]++
-				if len(spans) == 2 {
-					if w := wrong(spans); w != "" || spans[0].str(attrLocalAddr) == spans[1].str(attrPeerAddr) {
-						t.Errorf("trace %s: not of a translated connection, or wrong: %s", id, w)
-					}
-					continue
+	conversePaired(t, sites, each, func(t *testing.T, pairing string) {
+		traces := join(t, sites[:]...)
+		// By spans of a trace: two of each translated connection, one of each end of the others.
+		wantTraces := map[int]int{2: 2 * each, 1: 2 * 2 * each}
+		if pairing == PairingNone {
+			wantTraces = map[int]int{1: 2 * 4 * each}
+		}
+		lengths := map[int]int{}
+		for id, spans := range traces {
+			lengths[len(spans)]++
+			if len(spans) == 2 {
+				if w := wrong(spans); w != "" || spans[0].str(attrLocalAddr) == spans[1].str(attrPeerAddr) {
+					t.Errorf("trace %s: not of a translated connection, or wrong: %s", id, w)
 				}
-				isRoot := spans[0].ParentSpanID().IsEmpty()
-				if wantRoot := pairing == PairingNone || spans[0].Kind() == ptrace.SpanKindClient; isRoot != wantRoot {
-					t.Errorf("trace %s: a %s span alone, root %v", id, spans[0].Kind(), isRoot)
-				}
+				continue
 			}
-			if d := gocmp.Diff(wantTraces, lengths); d != "" {
-				t.Errorf("traces, by their spans (-want +got):\n%s", d)
+			isRoot := spans[0].ParentSpanID().IsEmpty()
+			if wantRoot := pairing == PairingNone || spans[0].Kind() == ptrace.SpanKindClient; isRoot != wantRoot {
+				t.Errorf("trace %s: a %s span alone, root %v", id, spans[0].Kind(), isRoot)
 			}
-			calls := 0 // whoever made them: so short a caller may have exited before its name was read
-			for _, n := range dependencies(traces) {
-				calls += n
-			}
-			if calls != wantTraces[2] {
-				t.Errorf("%d calls from service to service, want %d", calls, wantTraces[2])
-			}
-		})
-	}
+		}
+		if d := gocmp.Diff(wantTraces, lengths); d != "" {
+			t.Errorf("traces, by their spans (-want +got):\n%s", d)
+		}
+		calls := 0 // whoever made them: so short a caller may have exited before its name was read
+		for _, n := range dependencies(traces) {
+			calls += n
+		}
+		if calls != wantTraces[2] {
+			t.Errorf("%d calls from service to service, want %d", calls, wantTraces[2])
+		}
+	})
 }

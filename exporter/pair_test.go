@@ -448,12 +448,8 @@ func syncookies(t *testing.T, sites [2]*site) (n int) {
 	return n
 }
 
-// TestEachEndAlone: where only one end is traced, a connection is a trace of its own: a client's span is its
-// root, a server's has a parent that nobody tells of. Without pairing each end is a trace, and its span the
-// root; the ends can be found by the id of the connection still.
-func TestEachEndAlone(t *testing.T) {
-	const each = 20
-	sites := twoSites(t)
+// conversePaired has the sites converse with and without pairing, and calls check when all is told.
+func conversePaired(t *testing.T, sites [2]*site, each int, check func(t *testing.T, pairing string)) {
 	for _, pairing := range []string{PairingBothEnds, PairingNone} {
 		t.Run(pairing, func(t *testing.T) {
 			for _, s := range sites {
@@ -466,33 +462,44 @@ func TestEachEndAlone(t *testing.T) {
 			if unseen := blind(); unseen > 0 {
 				t.Skipf("the kernel has run no program for %d state changes", unseen)
 			}
-			for i := range sites {
-				traces := join(t, sites[i])
-				if len(traces) != 4*each {
-					t.Errorf("site %d: %d traces, want %d", i, len(traces), 4*each)
-				}
-				for id, spans := range traces {
-					isRoot := spans[0].ParentSpanID().IsEmpty()
-					if wantRoot := pairing == PairingNone || spans[0].Kind() == ptrace.SpanKindClient; len(spans) != 1 || isRoot != wantRoot {
-						t.Errorf("site %d, trace %s: %d spans, root %v, want 1, %v", i, id, len(spans), isRoot, wantRoot)
-					}
-				}
-				if n := len(dependencies(traces)); n != 0 {
-					t.Errorf("site %d: %d dependencies of one end alone", i, n)
-				}
-			}
-			if n := len(join(t, sites[:]...)); pairing == PairingNone && n != 8*each {
-				t.Errorf("%d traces of both ends, want %d", n, 8*each)
-			}
-			here, there := sites[0].stories(t), sites[1].stories(t)
-			for id := range here {
-				if _, ok := there[id]; !ok || id == "" {
-					t.Errorf("connection %q is told of at one end alone", id)
-				}
-			}
-			if len(here) != 4*each || len(there) != 4*each {
-				t.Errorf("%d and %d connections in the log records, want %d", len(here), len(there), 4*each)
-			}
+			check(t, pairing)
 		})
 	}
+}
+
+// TestEachEndAlone: where only one end is traced, a connection is a trace of its own: a client's span is its
+// root, a server's has a parent that nobody tells of. Without pairing each end is a trace, and its span the
+// root; the ends can be found by the id of the connection still.
+func TestEachEndAlone(t *testing.T) {
+	const each = 20
+	sites := twoSites(t)
+	conversePaired(t, sites, each, func(t *testing.T, pairing string) {
+		for i := range sites {
+			traces := join(t, sites[i])
+			if len(traces) != 4*each {
+				t.Errorf("site %d: %d traces, want %d", i, len(traces), 4*each)
+			}
+			for id, spans := range traces {
+				isRoot := spans[0].ParentSpanID().IsEmpty()
+				if wantRoot := pairing == PairingNone || spans[0].Kind() == ptrace.SpanKindClient; len(spans) != 1 || isRoot != wantRoot {
+					t.Errorf("site %d, trace %s: %d spans, root %v, want 1, %v", i, id, len(spans), isRoot, wantRoot)
+				}
+			}
+			if n := len(dependencies(traces)); n != 0 {
+				t.Errorf("site %d: %d dependencies of one end alone", i, n)
+			}
+		}
+		if n := len(join(t, sites[:]...)); pairing == PairingNone && n != 8*each {
+			t.Errorf("%d traces of both ends, want %d", n, 8*each)
+		}
+		here, there := sites[0].stories(t), sites[1].stories(t)
+		for id := range here {
+			if _, ok := there[id]; !ok || id == "" {
+				t.Errorf("connection %q is told of at one end alone", id)
+			}
+		}
+		if len(here) != 4*each || len(there) != 4*each {
+			t.Errorf("%d and %d connections in the log records, want %d", len(here), len(there), 4*each)
+		}
+	})
 }
